@@ -1,0 +1,1 @@
+//! What the offline commands share: argument types, progress bars and tables for people.

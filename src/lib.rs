@@ -1,0 +1,5 @@
+//! bigrain: two-grain embedding retrieval.
+pub mod error;
+pub mod types;
+
+pub mod simd;
