@@ -37,3 +37,76 @@
 //! # Integer scores
 //! A row's scan score is `sum_m T[m][code_m]`, plus `(term * term_weight) >> 8` where the list has row terms (one byte
 //! a row: the part of an L2 score that no table can hold). The makers of tables guarantee that it fits 16 bits.
+
+use half::f16;
+
+/// Bits of one code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum CodeBits {
+    /// 16 codewords a subspace, two subspaces a byte.
+    Four,
+    /// 256 codewords a subspace, one subspace a byte.
+    Eight,
+}
+
+/// Score tables of one query in the layout that the scan of [`CodeBits`] reads (see the module).
+#[derive(Clone, Copy, Debug)]
+pub struct ScanTables<'a> {
+    /// The u8 table entries; `bytes * 32` of them for 4-bit codes, `bytes * 256` for 8-bit codes.
+    pub entries: &'a [u8],
+    /// Code bytes a row.
+    pub bytes: usize,
+}
+
+/// A run of packed rows of one list, starting at a group (4-bit) or block (8-bit) boundary.
+#[derive(Clone, Copy, Debug)]
+pub struct PackedRows<'a> {
+    /// Packed codes of exactly these rows; its length is [`packed_len`].
+    pub codes: &'a [u8],
+    /// Real rows (padding rows never survive).
+    pub rows: usize,
+    /// One byte a row, or empty.
+    pub terms: &'a [u8],
+    /// Weight of the row terms, in 1/256 of an integer score step.
+    pub term_weight: u16,
+}
+
+/// Scan kernel: writes the offsets (within the run) and integer scores of the rows whose score is at least `threshold`,
+/// in row order, to the front of `rows` and `scores`, and returns how many there are. Both slices have room for the
+/// run's rows + 16.
+pub type ScanFn = fn(run: PackedRows<'_>, tables: ScanTables<'_>, threshold: u32, rows: &mut [u32], scores: &mut [u32]) -> usize;
+
+/// The kernels of one instruction set. Vectors in one call have equal lengths; lengths and alignments are free.
+pub struct Kernels {
+    /// `scalar`, `avx2` or `avx512`.
+    pub name: &'static str,
+    /// Scan of 4-bit codes.
+    pub scan4: ScanFn,
+    /// Scan of 8-bit codes.
+    pub scan8: ScanFn,
+    /// Inner product.
+    pub dot_f32: fn(&[f32], &[f32]) -> f32,
+    /// Inner product of a query with an f16 vector.
+    pub dot_f16: fn(&[f32], &[f16]) -> f32,
+    /// Inner product of a query with an int8 vector (before its scale).
+    pub dot_i8: fn(&[f32], &[i8]) -> f32,
+    /// Squared Euclidean distance.
+    pub l2_f32: fn(&[f32], &[f32]) -> f32,
+    /// Squared Euclidean distance to an f16 vector.
+    pub l2_f16: fn(&[f32], &[f16]) -> f32,
+    /// Squared Euclidean distance of a query to `scale * vector`.
+    pub l2_i8: fn(&[f32], &[i8], f32) -> f32,
+    /// Inner products of one int8 query (values -127..=127) with each row of an int8 matrix of `row_sums.len()` rows,
+    /// row-major with `query.len()` columns (a multiple of 64, zero padded); `row_sums[i]` is the sum of row `i`. Exact.
+    pub dot_rows_i8: fn(query: &[i8], rows: &[i8], row_sums: &[i32], out: &mut [i32]),
+    /// Inner products of one query with each row of a row-major f32 matrix of `query.len()` columns; `out.len()` rows.
+    pub dot_rows_f32: fn(query: &[f32], rows: &[f32], out: &mut [f32]),
+    /// Partial scores of a query piece against one subspace's codewords, stored dimension-major
+    /// (`codewords[j * K + k]`, `K = out.len()`, 16 or 256): `out[k] = sum_j query[j] * codewords[j * K + k]`.
+    pub table_f32: fn(query: &[f32], codewords: &[f32], out: &mut [f32]),
+    /// The codeword nearest to `x` in Euclidean distance, first on ties: codewords dimension-major as above,
+    /// `half_norms[k] = |c_k|^2 / 2`, `K = half_norms.len()` (16 or 256).
+    pub nearest: fn(x: &[f32], codewords: &[f32], half_norms: &[f32]) -> u8,
+    /// `out[i] = round((x[i] - min) * inv_step)` clamped to 0..=255 (round half to even).
+    pub quantize_u8: fn(x: &[f32], min: f32, inv_step: f32, out: &mut [u8]),
+}
