@@ -74,7 +74,8 @@ pub struct PackedRows<'a> {
 /// Scan kernel: writes the offsets (within the run) and integer scores of the rows whose score is at least `threshold`,
 /// in row order, to the front of `rows` and `scores`, and returns how many there are. Both slices have room for the
 /// run's rows + 16.
-pub type ScanFn = fn(run: PackedRows<'_>, tables: ScanTables<'_>, threshold: u32, rows: &mut [u32], scores: &mut [u32]) -> usize;
+pub type ScanFn =
+    fn(run: PackedRows<'_>, tables: ScanTables<'_>, threshold: u32, rows: &mut [u32], scores: &mut [u32]) -> usize;
 
 /// The kernels of one instruction set. Vectors in one call have equal lengths; lengths and alignments are free.
 pub struct Kernels {
