@@ -6,16 +6,13 @@
 //! - Blocks of 64 rows are transposed, so a register is one byte of 64 rows, and sums are 16 bits wide (they fit by
 //!   contract). Adding the bytes as they come, in pairs, gives `even + 256 * odd` modulo 2^16; adding the upper bytes
 //!   alone gives `odd`; `even` follows at the end. Three operations instead of four for each 64 look-ups.
-//! - [`BLOCKS`] blocks go together, so that the four table loads serve that many loads of codes.
-//! - The last block may be narrower: its loads are masked, and it goes alone.
+//! - Up to four blocks go together, so that the four table loads serve that many loads of codes. The last of them may be
+//!   narrower: its loads are masked.
 
 use std::arch::x86_64::*;
 
 use super::super::{BLOCK_ROWS, CodeBits, GROUP_ROWS, PackedRows, ScanTables, check_scan};
 use super::{Survivors, first64};
-
-/// Blocks of rows that share the loads of the tables.
-const BLOCKS: usize = 4;
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vnni")]
 pub(super) fn scan(
@@ -31,25 +28,23 @@ pub(super) fn scan(
     }
     let threshold = threshold as u16;
     let mut survivors = Survivors { rows: rows.as_mut_ptr(), scores: scores.as_mut_ptr(), count: 0 };
-    let mut first = 0;
-    // SAFETY: `check_scan` has compared all lengths. Blocks of 64 rows lie wholly within the packed rows, because these
-    // are a multiple of 16: what remains after the blocks of 64 is one narrower block, or nothing.
-    unsafe {
-        let packed = run.rows.next_multiple_of(GROUP_ROWS);
-        while first + BLOCKS * BLOCK_ROWS <= packed {
-            scan_blocks::<BLOCKS>(&run, &tables, threshold, first, BLOCK_ROWS, &mut survivors);
-            first += BLOCKS * BLOCK_ROWS;
-        }
-        while first < packed {
-            let width = (packed - first).min(BLOCK_ROWS);
-            scan_blocks::<1>(&run, &tables, threshold, first, width, &mut survivors);
-            first += width;
+    let blocks = run.rows.div_ceil(BLOCK_ROWS);
+    let mut block = 0;
+    while block < blocks {
+        // SAFETY: `check_scan` has compared all lengths, and `block + N <= blocks`.
+        unsafe {
+            block += match blocks - block {
+                1 => scan_blocks::<1>(&run, &tables, threshold, block, &mut survivors),
+                2 => scan_blocks::<2>(&run, &tables, threshold, block, &mut survivors),
+                3 | 5 => scan_blocks::<3>(&run, &tables, threshold, block, &mut survivors),
+                _ => scan_blocks::<4>(&run, &tables, threshold, block, &mut survivors),
+            };
         }
     }
     survivors.count
 }
 
-/// Scans N blocks of `width` rows from row `first` on.
+/// Scans blocks `block .. block + N` and returns N.
 ///
 /// # Safety
 /// The run, the tables and the room for survivors are as `check_scan` wants them, and those blocks exist.
@@ -59,13 +54,15 @@ unsafe fn scan_blocks<const N: usize>(
     run: &PackedRows<'_>,
     tables: &ScanTables<'_>,
     threshold: u16,
-    first: usize,
-    width: usize,
+    block: usize,
     survivors: &mut Survivors,
-) {
+) -> usize {
     let block_bytes = BLOCK_ROWS * tables.bytes;
-    let codes = run.codes.as_ptr().wrapping_add(first * tables.bytes);
-    let lanes = first64(width);
+    let codes = run.codes.as_ptr().wrapping_add(block * block_bytes);
+    // Only the last of these blocks may be narrower than 64 rows.
+    let last_rows = run.rows - (block + N - 1) * BLOCK_ROWS;
+    let last_width = last_rows.next_multiple_of(GROUP_ROWS).min(BLOCK_ROWS);
+    let last_lanes = first64(last_width);
     let mut pairs = [_mm512_setzero_si512(); N];
     let mut odds = [_mm512_setzero_si512(); N];
     for byte in 0..tables.bytes {
@@ -75,8 +72,14 @@ unsafe fn scan_blocks<const N: usize>(
             *entries = unsafe { _mm512_loadu_si512(tables.entries.as_ptr().add(byte * 256 + q * 64).cast()) };
         }
         for b in 0..N {
-            // SAFETY: a block has `width` codes for each byte; lanes beyond are not read.
-            let code = unsafe { _mm512_maskz_loadu_epi8(lanes, codes.add(b * block_bytes + byte * width).cast()) };
+            let codes = codes.wrapping_add(b * block_bytes);
+            // SAFETY: a block has its width of codes for each byte; lanes beyond are not read.
+            let code = unsafe {
+                match b + 1 == N {
+                    false => _mm512_loadu_si512(codes.add(byte * BLOCK_ROWS).cast()),
+                    true => _mm512_maskz_loadu_epi8(last_lanes, codes.add(byte * last_width).cast()),
+                }
+            };
             let below = _mm512_permutex2var_epi8(quarter[0], code, quarter[1]);
             let above = _mm512_permutex2var_epi8(quarter[2], code, quarter[3]);
             let entry = _mm512_mask_blend_epi8(_mm512_movepi8_mask(code), below, above);
@@ -85,11 +88,12 @@ unsafe fn scan_blocks<const N: usize>(
         }
     }
     for b in 0..N {
-        let first = first + b * BLOCK_ROWS;
+        let first = (block + b) * BLOCK_ROWS;
         let even = _mm512_sub_epi16(pairs[b], _mm512_slli_epi16::<8>(odds[b]));
         // SAFETY: rows `first ..` exist, and at most `first` rows have survived so far.
         unsafe { finish_block(run, threshold, first, even, odds[b], survivors) };
     }
+    N
 }
 
 /// Adds the row terms to the sums of the even and odd rows of the block that starts at row `first`, and keeps what
