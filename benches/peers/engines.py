@@ -118,8 +118,8 @@ def faiss_call(index: Any, k: int) -> Callable[[np.ndarray], np.ndarray]:
 class ScannPlan:
     """A tree of leaves with asymmetric hashing in them, and the grid of its search parameters.
 
-    anisotropic: threshold of the anisotropic loss (Guo et al., 2020), None for plain k-means codewords. soar: store every
-    row in a second leaf (Sun et al., 2023).
+    anisotropic: threshold of the anisotropic loss (Guo et al., 2020), None for plain k-means codewords.
+    soar: store every row in a second leaf (Sun et al., 2023).
     """
 
     leaves: int
@@ -191,7 +191,7 @@ class ScannPeer:
 def serialized_bytes(searcher: Any) -> int:
     """Bytes of a ScaNN index on disk: the nearest thing to its size in memory that it lets one see.
 
-    It writes a 4-bit code as a whole byte, so the codes (not the vectors) may take half as much once packed for scanning.
+    It writes a 4-bit code as a whole byte, so the codes (not the vectors) may take half as much once packed.
     """
     with tempfile.TemporaryDirectory() as folder:
         searcher.serialize(folder)

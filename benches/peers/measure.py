@@ -82,8 +82,8 @@ def time_queries(search: Callable[[Any], np.ndarray], queries: list[Any], k: int
 def recall_at(dataset: Dataset, rows: np.ndarray, k: int) -> float:
     """Mean share of the k best that `rows` (queries x k) holds, decided by true scores.
 
-    A row counts if its exact score reaches that of the k-th row of the truth, so ties count whichever row is named; a row
-    named twice counts once. The tolerance (1e-6 of the score) is that of vectors rounded to f32.
+    A row counts if its exact score reaches that of the k-th row of the truth, so ties count whichever row is named; a
+    row named twice counts once. The tolerance (1e-6 of the score) is that of vectors rounded to f32.
     """
     found = 0
     for start in range(0, len(rows), QUERY_BLOCK):

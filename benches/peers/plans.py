@@ -1,8 +1,8 @@
 """The indexes and grids that the peers are measured with, by data set.
 
-Chosen by hand: list counts around the square root of the rows, the finest 4-bit codes that scan from registers, and grids
-that bracket recall .90 to .99 at k = 10. No OPQ for 784 dimensions: FAISS trains it for more than ten minutes. `--index` of run.py adds FAISS factory strings, so that a claim of a badly tuned
-peer can be tested in one command.
+Chosen by hand: list counts around the square root of the rows, the finest 4-bit codes that scan from registers, and
+grids that bracket recall .90 to .99 at k = 10. No OPQ for 784 dimensions: FAISS trains it for more than ten minutes.
+`--index` of run.py measures other FAISS factory strings, so that a claim of a badly tuned peer can be tested at once.
 """
 
 from __future__ import annotations

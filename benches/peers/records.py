@@ -6,10 +6,10 @@ A record is a flat JSON object, one a line of a file:
 |---|---|
 | engine, index, setting, dataset | who was measured: engine, how the index was made, search parameters, folder name |
 | k, recall | recall@k in [0, 1] against exact scores; a row that ties with the k-th counts as found |
-| qps, p50_us, p99_us | queries a second of wall time and latencies, one thread, one query at a time; medians of the repetitions |
+| qps, p50_us, p99_us | by wall time, one thread, one query at a time; medians of the repetitions |
 | qps_lowest, qps_highest, repetitions | the spread of the repetitions and their number |
 | cpu_us | processor time a query, which other work on the machine disturbs less than wall time; null if unknown |
-| call_overhead_us | a call of the same interface on an index of almost nothing: what the language binding costs; null if unknown |
+| call_overhead_us | the same call on an index of a few rows: what the binding costs; null if unknown |
 | memory_bytes_per_row | the whole index, with the vectors it keeps in memory to rescore candidates |
 | code_bytes_per_row | the same without those vectors |
 | build_s | seconds of training and adding; null if unknown |
@@ -91,7 +91,7 @@ def read(path: Path) -> list[Record]:
     except json.JSONDecodeError as error:
         raise RecordError(f"{path}: not one JSON object a line: {error}") from error
     for number, record in enumerate(records, start=1):
-        missing = [name for name in ("engine", "index", "dataset", "recall", "qps") if name not in record]
+        missing = [name for name in ("engine", "index", "dataset", "k", "recall", "qps") if name not in record]
         if missing:
             raise RecordError(f"{path}: record {number} has no {missing[0]}; write such files with run.py")
     return records

@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
 """Measure FAISS and ScaNN, and any command that reports like `measure-recall --json`, on one data set, in turn.
 
-Every index is built once. Then all are measured R times in turn, each time every setting of every index over all queries,
-one query a call, in one thread; a command runs between them, so that what else happens on the machine hits all alike.
+Every index is built once. Then all are measured R times in turn, each time every setting of every index over all
+queries, one query a call, in one thread; the command runs in each turn too, so that what else happens on the machine
+hits all alike.
 A setting that another of the same index beats clearly at no less recall is measured once only. Records hold the medians
 (fields: records.py); `frontier.py` makes tables and plots of them.
 
@@ -82,7 +83,11 @@ def build(plan: FaissPlan | ScannPlan, dataset: Dataset) -> Peer:
     """Build one index and say so."""
     peer = plan.build(dataset)
     per_row = peer.memory_bytes / len(dataset.base)
-    print(f"built {peer.engine} {peer.index}: {peer.build_s:.1f} s, {per_row:.0f} bytes a row", file=sys.stderr, flush=True)
+    print(
+        f"built {peer.engine} {peer.index}: {peer.build_s:.1f} s, {per_row:.0f} bytes a row",
+        file=sys.stderr,
+        flush=True,
+    )
     return peer
 
 
@@ -123,9 +128,8 @@ def index_fields(peer: Peer, dataset: Dataset, k: int) -> Record:
 
 def settings_to_repeat(peer: Peer, measured: dict[tuple[str, str, str], list[Record]]) -> list[str]:
     """All settings in the first turn, then those that no other setting of the index beats clearly."""
-    records = [
-        repetitions[0] for (engine, index, _), repetitions in measured.items() if (engine, index) == (peer.engine, peer.index)
-    ]
+    own = (peer.engine, peer.index)
+    records = [repetitions[0] for name, repetitions in measured.items() if name[:2] == own]
     if not records:
         return peer.settings()
     return [
