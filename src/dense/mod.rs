@@ -19,8 +19,6 @@ mod layout;
 mod mapped;
 mod pread;
 mod reads;
-#[cfg(test)]
-mod tests {}
 #[cfg(target_os = "linux")]
 mod uring;
 mod writer;

@@ -20,8 +20,6 @@
 mod memory;
 mod real;
 pub mod testing;
-#[cfg(test)]
-mod tests;
 
 pub use memory::MemoryVfs;
 pub use real::RealVfs;
