@@ -155,7 +155,7 @@ fn open_source(path: &Path, column: Option<&str>) -> Result<Source> {
     if name.ends_with("-ubyte.gz") {
         return GzipFile::open(path).map(Source::Gzip);
     }
-    let flat = match name.rsplit('.').next().unwrap_or_default() {
+    let flat = match name.rsplit_once('.').map_or("", |(_, ending)| ending) {
         "npy" => npy::open(path).and_then(FlatFile::vectors),
         "fbin" => header::open_bin(path, Scalar::F32),
         "u8bin" => header::open_bin(path, Scalar::U8),

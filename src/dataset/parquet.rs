@@ -3,8 +3,12 @@
 //! Parquet is decoded forwards in batches of about a mebibyte. The reader keeps the batch that it is in; a row further on
 //! in the same row group is reached by decoding on, any other by starting at its row group. So one ascending pass costs one
 //! pass over the file, and row groups that hold no wanted row are not touched.
+//!
+//! On some damaged files the decoder panics rather than returning an error (an unknown encoding, a negative offset). Those
+//! panics are caught here and become errors, for a file must not end the program.
 
 use std::fs::File;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
 use arrow_array::types::{
@@ -78,6 +82,10 @@ impl Position {
 impl ParquetFile {
     /// Reads the file's footer, finds the column and its dimension.
     pub(super) fn open(path: &Path, column: Option<&str>) -> Result<ParquetFile> {
+        without_panic(path, "footer", || ParquetFile::open_unguarded(path, column))
+    }
+
+    fn open_unguarded(path: &Path, column: Option<&str>) -> Result<ParquetFile> {
         let file = File::open(path).map_err(Error::io(path))?;
         if file.metadata().map_err(Error::io(path))?.len() == 0 {
             return Err(Error::input(path, "header", "the file is empty"));
@@ -108,6 +116,11 @@ impl ParquetFile {
 
     /// Reads whole rows; the caller has checked the range.
     pub(super) fn read(&mut self, start: u64, out: &mut [f32]) -> Result<()> {
+        let path = self.path.clone();
+        without_panic(&path, &format!("row {start} or after"), || self.read_unguarded(start, out))
+    }
+
+    fn read_unguarded(&mut self, start: u64, out: &mut [f32]) -> Result<()> {
         let dim = self.dim;
         let (mut row, mut out) = (start, out);
         while !out.is_empty() {
@@ -162,6 +175,13 @@ impl ParquetFile {
         let bounds = row_bounds(&batch, 0);
         bounds.map(|(_, begin, end)| end - begin).map_err(|reason| Error::input(&self.path, "row 0", reason))
     }
+}
+
+/// Turns a panic of the decoder into an error. No broken state remains: `batch_with` takes the position away before it decodes.
+fn without_panic<T>(path: &Path, place: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| {
+        Err(Error::input(path, place, "damaged: the Parquet decoder gave up; copy or write the file again"))
+    })
 }
 
 /// Index of the root column to read.
