@@ -284,7 +284,7 @@ mod tests {
             ("metric = 'l3'", "l3"),
             ("lists = -1", "lists"),
             ("seed = 1.5", "neither a string nor a whole number"),
-            ("metric = \nseed", "line 1"),
+            ("metric = 'l2'\nseed", "line 2"),
         ] {
             let message = read(text).unwrap_err().to_string();
             assert!(message.contains(expected), "{text}: {message}");

@@ -126,11 +126,12 @@ fn damage_is_named_by_file_and_record() {
 fn a_signal_stops_a_build_cleanly() {
     let folder = tempfile::tempdir().unwrap();
     let mut writer = VectorWriter::create(&folder.path().join("vectors.npy"), Scalar::F32, 64).unwrap();
-    writer.write(&(0..64 * 60_000).map(|i| ((i * 7919) % 10_007) as f32 - 5_000.0).collect::<Vec<_>>()).unwrap();
+    writer.write(&(0..64 * 60_000u64).map(|i| ((i * 7919) % 10_007) as f32 - 5_000.0).collect::<Vec<_>>()).unwrap();
     writer.finish().unwrap();
-    let child = build(folder.path(), &["--lists", "1024"]).stderr(std::process::Stdio::piped()).spawn().unwrap();
+    let mut child = build(folder.path(), &["--lists", "1024"]).stderr(std::process::Stdio::piped()).spawn().unwrap();
     // Once its work folder is there, the handlers are too.
     while !folder.path().join("index/.build/spill").exists() {
+        assert!(child.try_wait().unwrap().is_none(), "the build ended before it was stopped");
         std::thread::sleep(std::time::Duration::from_millis(1));
     }
     let status = Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
