@@ -122,9 +122,27 @@ unsafe fn finish_block(
         odd = _mm512_add_epi16(odd, _mm512_mulhi_epu16(odd_terms, weight));
     }
     let limit = _mm512_set1_epi16(threshold.cast_signed());
-    if _mm512_cmpge_epu16_mask(_mm512_max_epu16(even, odd), limit) == 0 {
-        return;
+    if _mm512_cmpge_epu16_mask(_mm512_max_epu16(even, odd), limit) != 0 {
+        // SAFETY: as the caller promises.
+        unsafe { keep_rows(even, odd, limit, real, first, survivors) };
     }
+}
+
+/// Appends the rows in `real` whose score reaches `limit`. Not inlined: most blocks hold no survivor, and the scan is
+/// compiled for several numbers of blocks.
+///
+/// # Safety
+/// As for [`finish_block`].
+#[inline(never)]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vnni")]
+unsafe fn keep_rows(
+    even: __m512i,
+    odd: __m512i,
+    limit: __m512i,
+    real: __mmask64,
+    first: usize,
+    survivors: &mut Survivors,
+) {
     // Interleave into row order: lane i of `even` is row 2i.
     let lower = _mm512_set_epi16(
         47, 15, 46, 14, 45, 13, 44, 12, 43, 11, 42, 10, 41, 9, 40, 8, 39, 7, 38, 6, 37, 5, 36, 4, 35, 3, 34, 2, 33, 1,
