@@ -314,7 +314,7 @@ fn rows(bench: &Bench, columns: usize, rows: usize) {
     if bench.wants("dot_rows_f32") {
         let (query, matrix) = (random.floats(columns), random.floats(rows * columns));
         let mut out = vec![0.0; rows];
-        bench.run(&shape("dot_rows_f32", 4, 9.0 / 8.0), |k| {
+        bench.run(&shape("dot_rows_f32", 4, 5.0 / 4.0), |k| {
             (k.dot_rows_f32)(&query, &matrix, &mut out);
             out[0].to_bits() ^ out[rows / 2].to_bits() ^ out[rows - 1].to_bits()
         });

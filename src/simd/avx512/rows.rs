@@ -1,11 +1,12 @@
 //! One query against every row of a matrix (centroids, mostly).
 //!
 //! The easy version is one inner product a row. Departures, and why:
-//! - 8 rows go together: a load of the query serves all of them, and as many chains of additions overlap.
+//! - Several rows go together: a load of the query serves all of them, and as many chains of additions overlap. 8 of
+//!   int8, but only 4 of f32: two sets of 8 long rows, this one and the next, would not fit the first-level cache.
 //! - Their sums are reduced together: a transposing tree of shuffles turns 8 registers of partial sums into one register
 //!   of 8 results, at three shuffles and additions a row instead of eight.
-//! - 8 rows side by side are 8 streams, which the processor's own prefetchers follow badly from memory. The bytes of the
-//!   next 8 rows are one run, though, and each step asks for the next few lines of it.
+//! - Rows side by side are as many streams, which the processor's own prefetchers follow badly from memory. The bytes of
+//!   the next rows are one run, though, and each step asks for the next few lines of it.
 //! - int8: `vpdpbusd` wants one side unsigned. The query moves up by 128 (`q ^ 0x80` as u8), which adds `128 * sum(row)`
 //!   to every product; the row sums take it out again.
 
@@ -14,8 +15,11 @@ use std::arch::x86_64::*;
 use super::super::check_rows_i8;
 use super::{first16, sum_sixteen};
 
-/// Rows that share the loads of the query.
-const ROWS: usize = 8;
+/// Rows of int8 that share the loads of the query.
+const ROWS_I8: usize = 8;
+
+/// Rows of f32 that share the loads of the query.
+const ROWS_F32: usize = 4;
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
 pub(super) fn dot_rows_i8(query: &[i8], rows: &[i8], row_sums: &[i32], out: &mut [i32]) {
@@ -26,12 +30,12 @@ pub(super) fn dot_rows_i8(query: &[i8], rows: &[i8], row_sums: &[i32], out: &mut
         // SAFETY: `first + 8` (or `first + 1`) rows, row sums and results exist.
         unsafe {
             let matrix = rows.as_ptr().add(first * columns);
-            if first + ROWS <= out.len() {
+            if first + ROWS_I8 <= out.len() {
                 let sums = _mm256_loadu_si256(row_sums.as_ptr().add(first).cast());
-                let products = sum_each(&shifted_products::<ROWS>(query, matrix));
+                let products = sum_each(&shifted_products::<ROWS_I8>(query, matrix));
                 let scores = _mm256_sub_epi32(products, _mm256_slli_epi32::<7>(sums));
                 _mm256_storeu_si256(out.as_mut_ptr().add(first).cast(), scores);
-                first += ROWS;
+                first += ROWS_I8;
             } else {
                 let [product] = shifted_products::<1>(query, matrix);
                 out[first] = _mm512_reduce_add_epi32(product) - (row_sums[first] << 7);
@@ -70,7 +74,7 @@ unsafe fn shifted_products<const N: usize>(query: &[i8], matrix: *const i8) -> [
 /// Lane `r` of the result is the sum of the 16 lanes of `partial[r]`.
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn sum_each(partial: &[__m512i; ROWS]) -> __m256i {
+fn sum_each(partial: &[__m512i; ROWS_I8]) -> __m256i {
     let [a, b, c, d, e, f, g, h] = *partial;
     let (lower, upper) = (sum_four(a, b, c, d), sum_four(e, f, g, h));
     let sums = _mm512_add_epi32(_mm512_shuffle_i32x4::<0x44>(lower, upper), _mm512_shuffle_i32x4::<0xee>(lower, upper));
@@ -87,19 +91,19 @@ fn sum_four(a: __m512i, b: __m512i, c: __m512i, d: __m512i) -> __m512i {
     _mm512_add_epi32(_mm512_unpacklo_epi64(ab, cd), _mm512_unpackhi_epi64(ab, cd))
 }
 
-#[target_feature(enable = "avx512f,avx512bw,avx512dq")]
+#[target_feature(enable = "avx512f")]
 pub(super) fn dot_rows_f32(query: &[f32], rows: &[f32], out: &mut [f32]) {
     assert_eq!(rows.len(), query.len() * out.len(), "f32 matrix of {} rows", out.len());
     let columns = query.len();
     let mut first = 0;
     while first < out.len() {
-        // SAFETY: `first + 8` (or `first + 1`) rows of `columns` elements and as many results exist.
+        // SAFETY: `first + 4` (or `first + 1`) rows of `columns` elements and as many results exist.
         unsafe {
             let matrix = rows.as_ptr().add(first * columns);
-            if first + ROWS <= out.len() {
-                let scores = sum_each_f32(&row_lanes::<ROWS>(query, matrix));
-                _mm256_storeu_ps(out.as_mut_ptr().add(first), scores);
-                first += ROWS;
+            if first + ROWS_F32 <= out.len() {
+                let scores = sum_each_f32(row_lanes::<ROWS_F32>(query, matrix));
+                _mm_storeu_ps(out.as_mut_ptr().add(first), scores);
+                first += ROWS_F32;
             } else {
                 let [lanes] = row_lanes::<1>(query, matrix);
                 out[first] = sum_sixteen(lanes);
@@ -145,14 +149,14 @@ unsafe fn row_lanes<const N: usize>(query: &[f32], matrix: *const f32) -> [__m51
 
 /// Lane `r` of the result is [`sum_sixteen`] of `lanes[r]`, to the bit.
 #[inline]
-#[target_feature(enable = "avx512f,avx512dq")]
-fn sum_each_f32(lanes: &[__m512; 8]) -> __m256 {
-    let lower = sum_quads(lanes[0], lanes[1], lanes[2], lanes[3]);
-    let upper = sum_quads(lanes[4], lanes[5], lanes[6], lanes[7]);
-    // Quads 0 + 2 and 1 + 3 of the lower four rows, then of the upper four; then their sums.
-    let quads = _mm512_add_ps(_mm512_shuffle_f32x4::<0x44>(lower, upper), _mm512_shuffle_f32x4::<0xee>(lower, upper));
-    let quads = _mm512_add_ps(_mm512_shuffle_f32x4::<0x88>(quads, quads), _mm512_shuffle_f32x4::<0xdd>(quads, quads));
-    _mm512_castps512_ps256(quads)
+#[target_feature(enable = "avx512f")]
+fn sum_each_f32(lanes: [__m512; ROWS_F32]) -> __m128 {
+    let [a, b, c, d] = lanes;
+    let quads = sum_quads(a, b, c, d);
+    // Quads 0 + 2 and 1 + 3, then their sum.
+    let quads = _mm512_add_ps(quads, _mm512_shuffle_f32x4::<0x4e>(quads, quads));
+    let quads = _mm512_add_ps(quads, _mm512_shuffle_f32x4::<0xb1>(quads, quads));
+    _mm512_castps512_ps128(quads)
 }
 
 /// Element `r` of each quad of the result is `(0 + 2) + (1 + 3)` of the same quad of row `r`.

@@ -8,6 +8,8 @@
 //!   alone gives `odd`; `even` follows at the end. Three operations instead of four for each 64 look-ups.
 //! - Up to four blocks go together, so that the four table loads serve that many loads of codes. The last of them may be
 //!   narrower: its loads are masked.
+//! - As in the 4-bit scan each step asks for the next lines of the blocks that follow, but only into the second-level
+//!   cache: four blocks of long codes fill the first.
 
 use std::arch::x86_64::*;
 
@@ -63,6 +65,9 @@ unsafe fn scan_blocks<const N: usize>(
     let last_rows = run.rows - (block + N - 1) * BLOCK_ROWS;
     let last_width = last_rows.next_multiple_of(GROUP_ROWS).min(BLOCK_ROWS);
     let last_lanes = first64(last_width);
+    // What comes next in this run; at its end what is being scanned, because to read beyond would be wasted.
+    let more = (block + N) * BLOCK_ROWS < run.rows;
+    let next = if more { codes.wrapping_add(N * block_bytes) } else { codes };
     let mut pairs = [_mm512_setzero_si512(); N];
     let mut odds = [_mm512_setzero_si512(); N];
     for byte in 0..tables.bytes {
@@ -73,8 +78,10 @@ unsafe fn scan_blocks<const N: usize>(
         }
         for b in 0..N {
             let codes = codes.wrapping_add(b * block_bytes);
-            // SAFETY: a block has its width of codes for each byte; lanes beyond are not read.
+            // SAFETY: a block has its width of codes for each byte; lanes beyond are not read; a
+            // prefetch may be of any address.
             let code = unsafe {
+                _mm_prefetch::<_MM_HINT_T1>(next.wrapping_add((byte * N + b) * 64).cast());
                 match b + 1 == N {
                     false => _mm512_loadu_si512(codes.add(byte * BLOCK_ROWS).cast()),
                     true => _mm512_maskz_loadu_epi8(last_lanes, codes.add(byte * last_width).cast()),
