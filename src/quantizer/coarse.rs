@@ -5,17 +5,18 @@
 //! - **probe** scans an int8 copy of the centroids (a quarter of the bytes, exact integer products), takes a few more
 //!   lists than asked for, and scores only those in f32. Centroids and query are taken relative to the mean centroid
 //!   first: the shared part changes no order and would waste the eight bits.
-//! - **assign** is a blocked matrix product, for training and building.
+//! - **assign** is a matrix product in tiles, for training and building.
 
-use ndarray::{Array2, ArrayView2, Axis};
+use ndarray::{Array2, ArrayView2, ArrayViewMut2, Axis};
 
 use crate::linalg::{norm2, product_nt};
 use crate::simd::Kernels;
 use crate::topk::{order_key, split_key};
 use crate::types::{ListId, Metric};
 
-/// Rows of a block whose products with all centroids are made at once.
-const ASSIGN_BLOCK: usize = 128;
+/// Rows and lists of a tile whose products are made at once: a mebibyte, which the second-level cache holds.
+const ASSIGN_ROWS: usize = 256;
+const ASSIGN_LISTS: usize = 1_024;
 /// Columns of int8 rows are padded to this.
 const COLUMNS: usize = 64;
 
@@ -93,12 +94,22 @@ impl Coarse {
     /// assigned by distance, since it is the residual's length that the codes pay for.
     pub fn assign(&self, x: ArrayView2<'_, f32>, out: &mut [ListId]) {
         assert_eq!(x.nrows(), out.len());
-        let mut scores = Array2::zeros((ASSIGN_BLOCK.min(x.nrows()), self.lists()));
-        for (block, out) in x.axis_chunks_iter(Axis(0), ASSIGN_BLOCK).zip(out.chunks_mut(ASSIGN_BLOCK)) {
-            let mut scores = scores.slice_mut(ndarray::s![..out.len(), ..]);
-            product_nt(block, self.centroids.view(), scores.view_mut());
-            for (row, out) in scores.rows().into_iter().zip(out) {
-                *out = best_of(row.as_slice().expect("C order"), &self.half_norms);
+        let mut scores = vec![0f32; ASSIGN_ROWS.min(x.nrows()) * ASSIGN_LISTS.min(self.lists())];
+        let mut best = [f32::NEG_INFINITY; ASSIGN_ROWS];
+        for (rows, out) in x.axis_chunks_iter(Axis(0), ASSIGN_ROWS).zip(out.chunks_mut(ASSIGN_ROWS)) {
+            best.fill(f32::NEG_INFINITY);
+            let tiles =
+                self.centroids.axis_chunks_iter(Axis(0), ASSIGN_LISTS).zip(self.half_norms.chunks(ASSIGN_LISTS));
+            for ((centroids, half_norms), first) in tiles.zip((0..).step_by(ASSIGN_LISTS)) {
+                let scores = &mut scores[..rows.nrows() * half_norms.len()];
+                let shape = (rows.nrows(), half_norms.len());
+                product_nt(rows, centroids, ArrayViewMut2::from_shape(shape, scores).expect("rows x lists"));
+                for ((scores, best), out) in scores.chunks(half_norms.len()).zip(&mut best).zip(&mut *out) {
+                    let (score, list) = best_of(scores, half_norms);
+                    if score > *best {
+                        (*best, *out) = (score, first + list);
+                    }
+                }
             }
         }
     }
@@ -182,20 +193,29 @@ impl Int8Rows {
     }
 }
 
-/// Index of the largest `scores[i] - half_norms[i]`, the first on ties.
-fn best_of(scores: &[f32], half_norms: &[f32]) -> ListId {
-    // Eight running maxima, so that the loop has no chain of dependent comparisons and vectorises.
-    const LANES: usize = 8;
-    let mut best = [(f32::NEG_INFINITY, 0u32); LANES];
-    for (block, (s, h)) in scores.chunks(LANES).zip(half_norms.chunks(LANES)).enumerate() {
-        for (lane, (s, h)) in s.iter().zip(h).enumerate() {
-            let score = s - h;
-            if score > best[lane].0 {
-                best[lane] = (score, (block * LANES + lane) as u32);
+/// The largest `scores[i] - half_norms[i]` and its index, the first on ties.
+fn best_of(scores: &[f32], half_norms: &[f32]) -> (f32, ListId) {
+    // Two passes: the maxima of blocks, in lanes without an index beside them, which vectorises; then the place of the
+    // maximum in the one block that has it.
+    const LANES: usize = 16;
+    const BLOCK: usize = 8 * LANES;
+    let mut best = (f32::NEG_INFINITY, 0);
+    for (at, (s, h)) in scores.chunks(BLOCK).zip(half_norms.chunks(BLOCK)).enumerate() {
+        let ((s, s_rest), (h, h_rest)) = (s.as_chunks::<LANES>(), h.as_chunks::<LANES>());
+        let mut lanes = [f32::NEG_INFINITY; LANES];
+        for (s, h) in s.iter().zip(h) {
+            for i in 0..LANES {
+                lanes[i] = if s[i] - h[i] > lanes[i] { s[i] - h[i] } else { lanes[i] };
             }
         }
+        let rest = s_rest.iter().zip(h_rest).map(|(s, h)| s - h);
+        let largest = rest.chain(lanes).fold(f32::NEG_INFINITY, f32::max);
+        if largest > best.0 {
+            best = (largest, at * BLOCK);
+        }
     }
-    best.into_iter().reduce(|a, b| if b.0 > a.0 || (b.0 == a.0 && b.1 < a.1) { b } else { a }).expect("eight lanes").1
+    let place = scores[best.1..].iter().zip(&half_norms[best.1..]).position(|(s, h)| s - h == best.0);
+    (best.0, (best.1 + place.unwrap_or(0)) as ListId)
 }
 
 #[cfg(test)]

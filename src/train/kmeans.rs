@@ -18,6 +18,7 @@ use crate::error::Result;
 use crate::linalg::norm2;
 use crate::quantizer::Coarse;
 use crate::sample::{Rng, sample_rows};
+use crate::simd::Kernels;
 use crate::types::{ListId, Metric};
 
 /// More lists than this are trained in two levels.
@@ -93,13 +94,14 @@ fn start(x: ArrayView2<'_, f32>, lists: usize, seed: u64) -> Array2<f32> {
     let mut rng = Rng::stream(seed, 1);
     let mut chosen = vec![rng.below(pool.nrows() as u64)];
     let mut distances = vec![f32::INFINITY; pool.nrows()];
+    let squared_distance = Kernels::detect().l2_f32;
     while chosen.len() < lists {
         let center = pool.row(*chosen.last().expect("one is chosen") as usize);
         let center = center.as_slice().expect("C order");
         distances.par_chunks_mut(CHUNK).zip(pool.axis_chunks_iter(Axis(0), CHUNK).into_par_iter()).for_each(
             |(distances, rows)| {
                 for (distance, row) in distances.iter_mut().zip(rows.rows()) {
-                    *distance = distance.min(distance2(row.as_slice().expect("C order"), center));
+                    *distance = distance.min(squared_distance(row.as_slice().expect("C order"), center));
                 }
             },
         );
@@ -117,20 +119,6 @@ fn draw(weights: &[f32], rng: &mut Rng) -> u64 {
         target < 0.0
     });
     found.map_or_else(|| rng.below(weights.len() as u64), |row| row as u64)
-}
-
-fn distance2(a: &[f32], b: &[f32]) -> f32 {
-    // Lanes, so that the sum vectorises (a plain float sum must keep its order).
-    let mut lanes = [0f32; 16];
-    let (a_head, a_tail) = a.as_chunks::<16>();
-    let (b_head, b_tail) = b.as_chunks::<16>();
-    for (a, b) in a_head.iter().zip(b_head) {
-        for i in 0..16 {
-            lanes[i] += (a[i] - b[i]) * (a[i] - b[i]);
-        }
-    }
-    let tail: f32 = a_tail.iter().zip(b_tail).map(|(a, b)| (a - b) * (a - b)).sum();
-    lanes.iter().sum::<f32>() + tail
 }
 
 /// Sums of one chunk of rows by list.
