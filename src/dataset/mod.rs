@@ -63,7 +63,7 @@ pub struct VectorFile {
 #[derive(Debug)]
 enum Source {
     Flat(FlatFile),
-    Gzip(GzipFile),
+    Gzip(Box<GzipFile>),
     #[cfg(feature = "parquet")]
     Parquet(Box<parquet::ParquetFile>),
 }
@@ -153,9 +153,9 @@ fn open_source(path: &Path, column: Option<&str>) -> Result<Source> {
         return Err(Error::params("column", reason));
     }
     if name.ends_with("-ubyte.gz") {
-        return GzipFile::open(path).map(Source::Gzip);
+        return GzipFile::open(path).map(|file| Source::Gzip(Box::new(file)));
     }
-    let flat = match name.rsplit('.').next().unwrap_or_default() {
+    let flat = match name.rsplit_once('.').map_or("", |(_, ending)| ending) {
         "npy" => npy::open(path).and_then(FlatFile::vectors),
         "fbin" => header::open_bin(path, Scalar::F32),
         "u8bin" => header::open_bin(path, Scalar::U8),

@@ -3,8 +3,12 @@
 //! Parquet is decoded forwards in batches of about a mebibyte. The reader keeps the batch that it is in; a row further on
 //! in the same row group is reached by decoding on, any other by starting at its row group. So one ascending pass costs one
 //! pass over the file, and row groups that hold no wanted row are not touched.
+//!
+//! On some damaged files the decoder panics rather than returning an error (an unknown encoding, a negative offset). Those
+//! panics are caught here and become errors, for a file must not end the program.
 
 use std::fs::File;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
 use arrow_array::types::{
@@ -78,6 +82,10 @@ impl Position {
 impl ParquetFile {
     /// Reads the file's footer, finds the column and its dimension.
     pub(super) fn open(path: &Path, column: Option<&str>) -> Result<ParquetFile> {
+        without_panic(path, "footer", || ParquetFile::open_unguarded(path, column))
+    }
+
+    fn open_unguarded(path: &Path, column: Option<&str>) -> Result<ParquetFile> {
         let file = File::open(path).map_err(Error::io(path))?;
         if file.metadata().map_err(Error::io(path))?.len() == 0 {
             return Err(Error::input(path, "header", "the file is empty"));
@@ -89,12 +97,13 @@ impl ParquetFile {
         if groups.last() == Some(&0) {
             return Err(Error::input(path, "footer", "0 rows: there is nothing to read"));
         }
-        let mut opened = ParquetFile { path: path.into(), metadata, file, column, groups, dim: 1, position: None };
+        let mut opened = ParquetFile { path: path.into(), metadata, file, column, groups, dim: BATCH, position: None };
+        // Of a dimension not yet known, batches of one row; then the reader is dropped and made anew.
         opened.dim = opened.first_dim()?;
         if opened.dim == 0 {
             return Err(Error::input(path, "row 0", "0 dimensions: there is nothing to read"));
         }
-        opened.position = None; // its batches were sized for an unknown dimension
+        opened.position = None;
         Ok(opened)
     }
 
@@ -108,6 +117,11 @@ impl ParquetFile {
 
     /// Reads whole rows; the caller has checked the range.
     pub(super) fn read(&mut self, start: u64, out: &mut [f32]) -> Result<()> {
+        let path = self.path.clone();
+        without_panic(&path, &format!("row {start} or after"), || self.read_unguarded(start, out))
+    }
+
+    fn read_unguarded(&mut self, start: u64, out: &mut [f32]) -> Result<()> {
         let dim = self.dim;
         let (mut row, mut out) = (start, out);
         while !out.is_empty() {
@@ -153,15 +167,20 @@ impl ParquetFile {
         Ok(Position { reader, batch: None, first: row, end: self.groups[group + 1] })
     }
 
-    /// The dimension: the column type's, or the first row's.
+    /// The dimension: the length of the first row, decoded alone. A fixed-size column's type would say it too, but only
+    /// claims it.
     fn first_dim(&mut self) -> Result<usize> {
-        if let DataType::FixedSizeList(_, dim) = self.metadata.schema().field(self.column).data_type() {
-            return Ok(usize::try_from(*dim).unwrap_or(0));
-        }
         let (batch, _) = self.batch_with(0)?;
         let bounds = row_bounds(&batch, 0);
         bounds.map(|(_, begin, end)| end - begin).map_err(|reason| Error::input(&self.path, "row 0", reason))
     }
+}
+
+/// Turns a panic of the decoder into an error. No broken state remains: `batch_with` takes the position away before it decodes.
+fn without_panic<T>(path: &Path, place: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| {
+        Err(Error::input(path, place, "damaged: the Parquet decoder gave up; copy or write the file again"))
+    })
 }
 
 /// Index of the root column to read.

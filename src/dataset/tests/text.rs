@@ -1,0 +1,117 @@
+//! Judgements, keys and records.
+
+use super::*;
+
+#[test]
+fn truth_reads_every_integer_type() {
+    let folder = folder();
+    let expected = Truth { k: 2, rows: vec![7, 1, 0, 300] };
+    let cases: [(&str, Vec<u8>); 5] = [
+        ("<i4", [7i32, 1, 0, 300].into_iter().flat_map(i32::to_le_bytes).collect()),
+        ("<u4", [7u32, 1, 0, 300].into_iter().flat_map(u32::to_le_bytes).collect()),
+        ("<i8", [7i64, 1, 0, 300].into_iter().flat_map(i64::to_le_bytes).collect()),
+        ("<u8", [7u64, 1, 0, 300].into_iter().flat_map(u64::to_le_bytes).collect()),
+        ("ivecs", [2u32, 7, 1, 2, 0, 300].into_iter().flat_map(u32::to_le_bytes).collect()),
+    ];
+    for (kind, bytes) in cases {
+        let dictionary = format!("{{'descr': '{kind}', 'fortran_order': False, 'shape': (2, 2), }}");
+        let header = [b"\x93NUMPY\x01\0", &(dictionary.len() as u16).to_le_bytes()[..], dictionary.as_bytes()].concat();
+        let path = match kind {
+            "ivecs" => write(&folder, "t.ivecs", &bytes),
+            _ => write(&folder, "t.npy", &[header, bytes].concat()),
+        };
+        let truth = Truth::read(&path).unwrap();
+        assert_eq!(truth, expected, "{kind}");
+        assert_eq!((truth.queries(), truth.nearest(1)), (2, &[0, 300][..]));
+        truth.check(&path, 2, 301).unwrap();
+        refused(truth.check(&path, 2, 300), &["row 1", "300 at rank 1"]);
+        refused(truth.check(&path, 3, 301), &["expected 3", "found 2"]);
+    }
+}
+
+#[test]
+fn wrong_truth_is_refused() {
+    let folder = folder();
+    let padded: Vec<u8> = [2i32, 7, 1, 2, 0, -1].into_iter().flat_map(i32::to_le_bytes).collect();
+    refused(Truth::read(&write(&folder, "a.ivecs", &padded)), &["row 1", "rank 1", "negative"]);
+    let floats = super::super::npy::header(Scalar::F32, 1, 1);
+    refused(Truth::read(&write(&folder, "a.npy", &[&floats[..], &[0; 4]].concat())), &["F32", "row numbers"]);
+    refused(Truth::read(&write(&folder, "a.tsv", b"1")), &["a.tsv", ".ivecs"]);
+}
+
+#[test]
+fn judgements_read_in_both_forms() {
+    let folder = folder();
+    let path = write(&folder, "q.tsv", b"0\t12\t2\n\n1\t5\t0.5\r\n2 Q0 7 -1");
+    let found: Vec<_> = read_qrels(&path).unwrap().iter().map(|j| (j.query, j.document, j.grade)).collect();
+    assert_eq!(found, [(0, 12, 2.0), (1, 5, 0.5), (2, 7, -1.0)]);
+    for (line, part) in [("0\t12", "0\\t12"), ("q1\t1\t1", "q1"), ("0\t-1\t1", "-1"), ("0\t1\tNaN", "NaN")] {
+        let path = write(&folder, "bad.tsv", format!("0\t1\t1\n{line}\n").as_bytes());
+        refused(read_qrels(&path), &["line 2", part, "TREC"]);
+    }
+    refused(read_qrels(&write(&folder, "empty.tsv", b"\n")), &["no judgements"]);
+    refused(read_qrels(&write(&folder, "binary.tsv", &[0; 9999])), &["line 1", "longer than"]);
+    refused(read_qrels(&write(&folder, "latin.tsv", b"0\t1\t1\n\xe9")), &["line 2", "UTF-8"]);
+}
+
+#[test]
+fn keys_are_read_and_counted() {
+    let folder = folder();
+    for text in ["5\n18446744073709551615\n0\n", "\u{feff}5\r\n 18446744073709551615\r\n0"] {
+        let path = write(&folder, "k.txt", text.as_bytes());
+        let mut file = KeyFile::open(&path, 3).unwrap();
+        let (mut first, mut rest) = ([0], [0; 2]);
+        file.read(&mut first).unwrap();
+        file.read(&mut rest).unwrap();
+        assert_eq!((first, rest), ([5], [u64::MAX, 0]));
+        refused(file.read(&mut first), &["line 4", "ends here"]);
+        refused(KeyFile::open(&path, 4), &["line 4", "3 lines for 4 vectors"]);
+        refused(KeyFile::open(&path, 2), &["line 3", "3 lines for 2 vectors"]);
+    }
+    for bad in ["", "-1", "1.5", "x", "18446744073709551616"] {
+        let path = write(&folder, "bad.txt", format!("1\n{bad}\n3\n").as_bytes());
+        refused(KeyFile::open(&path, 3).unwrap().read(&mut [0; 3]), &["line 2", bad, "not a key"]);
+    }
+}
+
+/// All records of a file.
+fn records(path: &Path, rows: u64) -> Result<Vec<String>> {
+    let mut file = FieldFile::open(path, rows)?;
+    (0..rows)
+        .map(|_| {
+            let mut record = String::from("left over");
+            file.read(&mut record).map(|()| record)
+        })
+        .collect()
+}
+
+#[test]
+fn json_lines_pass_as_they_were_written() {
+    let folder = folder();
+    let path = write(&folder, "a.jsonl", b" {\"price\": 1.10, \"n\": 9007199254740993}\r\n{}\n");
+    assert_eq!(records(&path, 2).unwrap(), [r#"{"price": 1.10, "n": 9007199254740993}"#, "{}"]);
+    for bad in ["[1]", "1", "{\"a\": }", "{} {}", "", "{\"a\": NaN}"] {
+        let path = write(&folder, "bad.jsonl", format!("{{}}\n{bad}\n").as_bytes());
+        refused(records(&path, 2), &["line 2", "not a JSON object"]);
+    }
+    refused(records(&path, 3), &["2 lines for 3 vectors"]);
+    let deep = format!("{{\"a\": {}{}}}", "[".repeat(10_000), "]".repeat(10_000));
+    refused(records(&write(&folder, "deep.jsonl", deep.as_bytes()), 1), &["line 1", "recursion"]);
+}
+
+#[test]
+fn tables_become_objects() {
+    let folder = folder();
+    let path = write(&folder, "a.tsv", b"name\tprice\tsku\nA \"B\"\t1.50\t007\n\t-3e2\tInfinity\n");
+    let found = records(&path, 2).unwrap();
+    assert_eq!(
+        found,
+        [r#"{"name":"A \"B\"","price":1.50,"sku":"007"}"#, r#"{"name":null,"price":-3e2,"sku":"Infinity"}"#]
+    );
+    assert!(found.iter().all(|record| serde_json::from_str::<serde_json::Value>(record).unwrap().is_object()));
+    refused(records(&write(&folder, "b.tsv", b"a\tb\n1\n"), 1), &["line 2", "1 cells", "header has 2"]);
+    refused(records(&write(&folder, "c.tsv", b"a\ta\n1\t2\n"), 1), &["line 1", "\"a\"", "repeated"]);
+    refused(records(&write(&folder, "d.tsv", b"a\t\n1\t2\n"), 1), &["line 1", "empty"]);
+    refused(records(&write(&folder, "e.tsv", b""), 1), &["line 1", "header"]);
+    refused(records(&write(&folder, "f.csv", b"a,b\n"), 1), &["f.csv", ".tsv"]);
+}
