@@ -3,3 +3,8 @@ pub mod error;
 pub mod types;
 
 pub mod simd;
+
+pub mod dense;
+pub mod search;
+#[cfg(feature = "server")]
+pub mod server;

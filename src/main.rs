@@ -1,0 +1,2 @@
+//! `bigrain`: serve an index, search it, see the settings in force.
+fn main() {}
