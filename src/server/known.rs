@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use super::nearest::ranked;
+use crate::dataset::VectorFile;
 use crate::error::{Error, Result};
 
 /// The longest text that is compared with the known ones, in bytes.
@@ -30,13 +31,17 @@ impl KnownQueries {
     /// Unreadable files; another number or dimension of vectors than the texts and the index ask for.
     pub fn load(texts: &Path, vectors: &Path, dim: usize) -> Result<KnownQueries> {
         let texts = read_texts(texts)?;
-        let body = std::fs::read(vectors).map_err(Error::io(vectors))?;
-        let rows = super::parse::npy(&body, dim).map_err(|problem| Error::input(vectors, "header", problem.detail))?;
-        if rows.len() != texts.len() {
-            return Err(Error::mismatch("number of known query vectors", texts.len(), rows.len()));
+        let mut file = VectorFile::open(vectors, None)?;
+        if file.dim() != dim {
+            return Err(Error::mismatch("dimension of the known query vectors", dim, file.dim()));
         }
+        if file.rows() != texts.len() as u64 {
+            return Err(Error::mismatch("number of known query vectors", texts.len(), file.rows()));
+        }
+        let mut values = vec![0.0; texts.len() * dim];
+        file.read(0, &mut values)?;
         let places = texts.iter().enumerate().map(|(place, text)| (normalise(text), place)).collect();
-        Ok(KnownQueries { texts, places, vectors: rows.concat(), dim })
+        Ok(KnownQueries { texts, places, vectors: values, dim })
     }
 
     /// The vector of `text`; capitals and runs of spaces make no difference.

@@ -4,13 +4,13 @@
 //! pointer. Text that is not JSON is 400 with line and column; JSON that does not mean a request is 422 with a pointer.
 
 use axum::http::{StatusCode, Uri};
-use half::f16;
 use serde::de::DeserializeOwned;
 use serde_path_to_error::{Path, Segment};
 
-use super::api::{Dtype, NpyParams};
+use super::api::NpyParams;
 use super::nearest::nearest;
 use super::problem::Problem;
+use crate::dataset::parse_npy;
 
 /// Parses a JSON body.
 pub(super) fn json<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
@@ -94,74 +94,18 @@ fn escape(name: &str) -> String {
     name.replace('~', "~0").replace('/', "~1")
 }
 
-/// Little-endian elements as floats; `None` if the bytes are not a whole number of elements.
-pub(super) fn elements(bytes: &[u8], dtype: Dtype) -> Option<Vec<f32>> {
-    match dtype {
-        Dtype::F32 => {
-            let (elements, rest) = bytes.as_chunks::<4>();
-            rest.is_empty().then(|| elements.iter().map(|e| f32::from_le_bytes(*e)).collect())
-        }
-        Dtype::F16 => {
-            let (elements, rest) = bytes.as_chunks::<2>();
-            rest.is_empty().then(|| elements.iter().map(|e| f16::from_le_bytes(*e).to_f32()).collect())
-        }
-    }
-}
-
-/// Parses a `.npy` body: `rows x dim` little-endian f32 or f16 in C order, or one row of `dim`.
+/// Parses a `.npy` body of rows of `dim` values, in C order.
 pub(super) fn npy(body: &[u8], dim: usize) -> Result<Vec<Vec<f32>>, Problem> {
-    let malformed = |detail: String| {
+    let (columns, values) = parse_npy("body", body).map_err(|error| {
         let remedy = "send what numpy.save writes for a C-ordered array of float32 or float16, (queries, dim)";
-        Problem::new(StatusCode::BAD_REQUEST, "malformed_npy", detail, remedy)
-    };
-    let (header, data) = npy_parts(body).ok_or_else(|| malformed("the body is not a .npy file".into()))?;
-    let descr = npy_value(header, "descr").unwrap_or_default();
-    let dtype = match descr.trim_matches(['\'', '"']) {
-        "<f4" => Dtype::F32,
-        "<f2" => Dtype::F16,
-        other => return Err(malformed(format!("the element type is {other:?}; '<f4' and '<f2' are known"))),
-    };
-    if npy_value(header, "fortran_order") != Some("False") {
-        return Err(malformed("the array is in Fortran order".into()));
-    }
-    let shape = header.split_once('(').and_then(|(_, rest)| rest.split_once(')')).map_or("", |(shape, _)| shape);
-    let sizes: Option<Vec<usize>> =
-        shape.split(',').map(str::trim).filter(|s| !s.is_empty()).map(|s| s.parse().ok()).collect();
-    let (rows, columns) = match sizes.as_deref() {
-        Some([columns]) => (1, *columns),
-        Some([rows, columns]) => (*rows, *columns),
-        _ => return Err(malformed(format!("the shape ({shape}) is not (queries, dim)"))),
-    };
+        Problem::new(StatusCode::BAD_REQUEST, "malformed_npy", error.to_string(), remedy)
+    })?;
     if columns != dim {
         let detail = format!("the array has {columns} columns; the index has {dim} dimensions");
-        return Err(Problem::new(
-            StatusCode::UNPROCESSABLE_ENTITY,
-            "wrong_dimension",
-            detail,
-            format!("send {dim} columns"),
-        ));
+        let remedy = format!("send {dim} columns");
+        return Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "wrong_dimension", detail, remedy));
     }
-    let values = elements(data, dtype).filter(|values| rows.checked_mul(columns) == Some(values.len()));
-    let values = values.ok_or_else(|| malformed(format!("({shape}) does not fit {} bytes of data", data.len())))?;
     Ok(values.chunks_exact(dim).map(<[f32]>::to_vec).collect())
-}
-
-/// Header text and data of a `.npy` file, versions 1 to 3.
-fn npy_parts(body: &[u8]) -> Option<(&str, &[u8])> {
-    let rest = body.strip_prefix(b"\x93NUMPY")?;
-    let (length, rest) = match rest {
-        [1, _, a, b, rest @ ..] => (usize::from(u16::from_le_bytes([*a, *b])), rest),
-        [2 | 3, _, a, b, c, d, rest @ ..] => (u32::from_le_bytes([*a, *b, *c, *d]) as usize, rest),
-        _ => return None,
-    };
-    let (header, data) = rest.split_at_checked(length)?;
-    Some((std::str::from_utf8(header).ok()?, data))
-}
-
-/// The text of a simple value in the header's dictionary.
-fn npy_value<'a>(header: &'a str, key: &str) -> Option<&'a str> {
-    let (_, rest) = header.split_once(&format!("'{key}'"))?;
-    rest.trim_start().strip_prefix(':')?.split(',').next().map(str::trim)
 }
 
 #[cfg(test)]
@@ -212,7 +156,6 @@ mod tests {
         };
         let data: Vec<u8> = [1f32, 2., 3., 4.].iter().flat_map(|v| v.to_le_bytes()).collect();
         assert_eq!(npy(&file("<f4", "False", "(2, 2)", &data), 2).unwrap(), [[1., 2.], [3., 4.]]);
-        assert_eq!(npy(&file("<f4", "False", "(4,)", &data), 4).unwrap(), [[1., 2., 3., 4.]]);
         let code = |body: &[u8]| npy(body, 2).unwrap_err().code;
         assert_eq!(code(&file("<f8", "False", "(2, 2)", &data)), "malformed_npy");
         assert_eq!(code(&file("<f4", "True", "(2, 2)", &data)), "malformed_npy");

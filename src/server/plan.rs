@@ -5,11 +5,11 @@ use std::time::{Duration, Instant};
 use base64::Engine as _;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 
-use super::api::{Effort, SearchRequest};
+use super::api::{Dtype, Effort, SearchRequest};
 use super::config::ServerConfig;
 use super::known::KnownQueries;
-use super::parse::elements;
 use super::problem::Problem;
+use crate::dataset::Scalar;
 use crate::search::SearchParams;
 use crate::types::{Key, Metric};
 
@@ -137,8 +137,13 @@ impl Rules<'_> {
             (None, Some(text), None, None) => {
                 let remedy = "send standard base64 of little-endian elements of dtype";
                 let bad = |detail: String| Problem::meaning("bad_base64", "/vector_b64", detail, remedy);
+                let scalar = match dtype.unwrap_or_default() {
+                    Dtype::F32 => Scalar::F32,
+                    Dtype::F16 => Scalar::F16,
+                };
                 let bytes = BASE64.decode(&text).map_err(|error| bad(error.to_string()))?;
-                let vector = elements(&bytes, dtype.unwrap_or_default())
+                let vector = scalar
+                    .decode(&bytes)
                     .ok_or_else(|| bad(format!("{} bytes are not a whole number of elements", bytes.len())))?;
                 self.vector(vector, "/vector_b64").map(Query::Vector)
             }
