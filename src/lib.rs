@@ -1,13 +1,19 @@
 //! bigrain: two-grain embedding retrieval.
-pub mod error;
-pub mod types;
-
-pub mod simd;
-
+pub mod build;
+pub mod codes;
 pub mod dataset;
 pub mod dense;
+pub mod error;
+pub mod format;
+pub mod index;
+pub mod linalg;
+pub mod quantizer;
 pub mod sample;
 pub mod search;
 #[cfg(feature = "server")]
 pub mod server;
+pub mod simd;
 pub mod topk;
+pub mod train;
+pub mod types;
+pub mod vfs;

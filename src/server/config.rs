@@ -176,6 +176,17 @@ impl Settings {
         text
     }
 
+    /// The settings in force as JSON: `{"section": {"key": {"value": .., "origin": ".."}}}`.
+    pub fn to_json(&self) -> String {
+        let mut sections: BTreeMap<&str, BTreeMap<&str, serde_json::Value>> = BTreeMap::new();
+        for (key, (value, origin)) in &self.values {
+            let (section, name) = key.split_once('.').unwrap_or(("", key));
+            let entry = serde_json::json!({"value": value, "origin": origin});
+            sections.entry(section).or_default().insert(name, entry);
+        }
+        serde_json::to_string_pretty(&sections).unwrap_or_default()
+    }
+
     fn lay_file(&mut self, path: &Path) -> Result<()> {
         let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
         let table: Table = text.parse().map_err(|error: toml::de::Error| {

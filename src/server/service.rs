@@ -150,7 +150,7 @@ impl Service {
             collection: &self.config.server.collection,
             version: self.searcher.version(),
             metric: self.searcher.metric().to_string(),
-            store: format!("{:?}", self.config.index.store).to_lowercase(),
+            store: self.searcher.index().dense().store().to_string(),
             rows: self.searcher.rows(),
             index_bytes: self.searcher.memory_bytes(),
             queued: self.pool.queued(),

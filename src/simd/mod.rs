@@ -87,6 +87,28 @@ pub enum CodeBits {
     Eight,
 }
 
+impl CodeBits {
+    /// 4 or 8.
+    pub fn count(self) -> u8 {
+        match self {
+            CodeBits::Four => 4,
+            CodeBits::Eight => 8,
+        }
+    }
+
+    /// The bits that a number names.
+    ///
+    /// # Errors
+    /// [`Error::InvalidParams`] for other numbers than 4 and 8.
+    pub fn from_count(count: u8) -> Result<CodeBits> {
+        match count {
+            4 => Ok(CodeBits::Four),
+            8 => Ok(CodeBits::Eight),
+            other => Err(Error::params("code_bits", format!("{other} is neither 4 nor 8"))),
+        }
+    }
+}
+
 /// Score tables of one query in the layout that the scan of [`CodeBits`] reads (see the module).
 #[derive(Clone, Copy, Debug)]
 pub struct ScanTables<'a> {
@@ -161,6 +183,12 @@ static TABLES: &[&Kernels] = &[
     #[cfg(target_arch = "x86_64")]
     &avx512::KERNELS,
 ];
+
+impl std::fmt::Debug for Kernels {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Kernels({})", self.name)
+    }
+}
 
 impl Kernels {
     /// The best table that this CPU can run, or the one that the environment variable [`OVERRIDE`] names. A name that

@@ -1,13 +1,15 @@
 //! A small index, and a server of it on a port of its own.
 
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 
+use bigrain::build::BuildSpec;
 use bigrain::dense::Store;
 use bigrain::search::{OpenOptions, Searcher};
 use bigrain::server::{Pending, ServerConfig, Service, serve};
+use bigrain::train::Silent;
 use tokio::sync::oneshot;
 
 pub(crate) const DIM: usize = 16;
@@ -27,10 +29,20 @@ pub(crate) fn vector(row: usize) -> Vec<f32> {
     vector.iter().map(|v| v / norm).collect()
 }
 
-fn build(dir: &Path) {
-    let mut bytes = (DIM as u32).to_le_bytes().to_vec();
-    bytes.extend((0..ROWS).flat_map(vector).flat_map(f32::to_le_bytes));
-    std::fs::write(dir.join("vectors.raw"), bytes).unwrap();
+fn build(dir: &Path) -> PathBuf {
+    let (vectors, keys, fields) = (dir.join("vectors.npy"), dir.join("keys.txt"), dir.join("fields.jsonl"));
+    let lines = |line: &dyn Fn(usize) -> String| (0..ROWS).map(|row| line(row) + "\n").collect::<String>();
+    std::fs::write(&vectors, npy(&(0..ROWS).map(vector).collect::<Vec<_>>())).unwrap();
+    std::fs::write(&keys, lines(&|row| (FIRST_KEY + row as u64).to_string())).unwrap();
+    std::fs::write(&fields, lines(&|row| format!("{{\"title\": \"row {row}\"}}"))).unwrap();
+    let spec = BuildSpec {
+        keys: Some(keys),
+        attributes: Some(fields),
+        lists: Some(8),
+        ..BuildSpec::new(vectors, dir.join("index"))
+    };
+    bigrain::build::build(&spec, &Silent).unwrap();
+    spec.output
 }
 
 /// A running server; dropping it shuts it down.
@@ -45,8 +57,8 @@ pub(crate) struct Server {
 /// Starts a server with the defaults as changed by `change`.
 pub(crate) fn start(change: impl FnOnce(&mut ServerConfig)) -> Server {
     let dir = tempfile::tempdir().unwrap();
-    build(dir.path());
-    let searcher = Arc::new(Searcher::open(dir.path(), &OpenOptions { store: Store::Memory, direct: false }).unwrap());
+    let index = build(dir.path());
+    let searcher = Arc::new(Searcher::open(&index, &OpenOptions { store: Store::Memory, direct: false }).unwrap());
     let mut config = ServerConfig::default();
     config.workers.threads = 2;
     known_queries(dir.path(), &mut config);

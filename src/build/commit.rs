@@ -1,0 +1,156 @@
+//! From a finished folder to the current version, in one rename.
+//!
+//! A build works in `.build/` of the index directory: finished files in `.build/files`, temporary ones in
+//! `.build/spill`. To commit, the files' folder is renamed to `v-<id>`, the directory synced, the manifest written beside
+//! under a temporary name, synced, renamed over the old one, the directory synced again. Folders that no manifest names
+//! are removed afterwards, or by the next build.
+
+use std::fs::{File, TryLockError};
+use std::path::{Path, PathBuf};
+
+use crate::error::{Error, Result};
+use crate::format::hex;
+use crate::index::{MANIFEST, Manifest};
+use crate::vfs::Vfs;
+
+const WORK: &str = ".build";
+const NEW_MANIFEST: &str = "manifest.json.new";
+const LOCK: &str = ".lock";
+
+/// A version in the making.
+pub(super) struct Commit<'v> {
+    vfs: &'v dyn Vfs,
+    dir: PathBuf,
+    files: PathBuf,
+    spill: PathBuf,
+    /// Held while the build runs; simulated file systems have none.
+    _lock: Option<File>,
+}
+
+impl<'v> Commit<'v> {
+    /// Prepares the directory, removing what a killed build left.
+    ///
+    /// # Errors
+    /// `InvalidParams` if the directory holds other things than an index, or another build is at work in it.
+    pub(super) fn begin(vfs: &'v dyn Vfs, dir: &Path) -> Result<Commit<'v>> {
+        vfs.create_dir_all(dir)?;
+        let lock = lock(dir)?;
+        check_ours(vfs, dir)?;
+        remove_stale(vfs, dir)?;
+        let (files, spill) = (dir.join(WORK).join("files"), dir.join(WORK).join("spill"));
+        vfs.create_dir_all(&files)?;
+        vfs.create_dir_all(&spill)?;
+        Ok(Commit { vfs, dir: dir.to_path_buf(), files, spill, _lock: lock })
+    }
+
+    /// Folder for the files of the version.
+    pub(super) fn folder(&self) -> &Path {
+        &self.files
+    }
+
+    /// Folder for temporary files.
+    pub(super) fn temporary(&self) -> &Path {
+        &self.spill
+    }
+
+    /// The name that the folder will have: `v-` and eight digits of the id; with a number where the same index is built
+    /// over itself.
+    pub(super) fn folder_name(&self, index_id: &[u8; 16]) -> Result<String> {
+        let base = format!("v-{}", hex(&index_id[..4]));
+        let mut name = base.clone();
+        let mut number = 2;
+        while self.vfs.exists(&self.dir.join(&name))? {
+            name = format!("{base}-{number}");
+            number += 1;
+        }
+        Ok(name)
+    }
+
+    /// Makes the folder the current version.
+    pub(super) fn finish(self, manifest: &Manifest) -> Result<()> {
+        let Commit { vfs, dir, files, .. } = &self;
+        vfs.sync_dir(files)?;
+        vfs.rename(files, &dir.join(&manifest.folder))?;
+        vfs.sync_dir(dir)?;
+        let new = dir.join(NEW_MANIFEST);
+        let mut file = vfs.create(&new)?;
+        file.write_all(&manifest.to_bytes())?;
+        file.sync()?;
+        drop(file);
+        vfs.rename(&new, &dir.join(MANIFEST))?;
+        vfs.sync_dir(dir)?;
+        // The version stands; what cannot be removed now will be by the next build.
+        let _ = remove_stale(*vfs, dir);
+        Ok(())
+    }
+}
+
+/// Keeps other builds out of a real directory.
+fn lock(dir: &Path) -> Result<Option<File>> {
+    if !dir.is_dir() {
+        return Ok(None);
+    }
+    let path = dir.join(LOCK);
+    let file = File::create(&path).map_err(Error::io(&path))?;
+    match file.try_lock() {
+        Ok(()) => Ok(Some(file)),
+        Err(TryLockError::WouldBlock) => {
+            let reason = format!("another build is at work in {}; wait for it or choose another", dir.display());
+            Err(Error::params("output", reason))
+        }
+        Err(TryLockError::Error(error)) => Err(Error::io(&path)(error)),
+    }
+}
+
+fn name_of(path: &Path) -> String {
+    path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default()
+}
+
+/// A folder that a build makes: `v-`, eight hexadecimal digits, perhaps a number.
+fn is_version(name: &str) -> bool {
+    let Some((digits, rest)) = name.strip_prefix("v-").and_then(|n| n.split_at_checked(8)) else { return false };
+    digits.bytes().all(|b| b.is_ascii_hexdigit())
+        && (rest.is_empty() || rest.strip_prefix('-').is_some_and(|n| n.bytes().all(|b| b.is_ascii_digit())))
+}
+
+/// Refuses a directory with things in it that no build put there.
+fn check_ours(vfs: &dyn Vfs, dir: &Path) -> Result<()> {
+    let known = [WORK, NEW_MANIFEST, LOCK, MANIFEST];
+    let foreign = vfs.list(dir)?.iter().map(|p| name_of(p)).find(|n| !known.contains(&n.as_str()) && !is_version(n));
+    match foreign {
+        Some(name) => Err(Error::params(
+            "output",
+            format!("{} holds {name:?}, which is no part of an index; choose an empty directory", dir.display()),
+        )),
+        None => Ok(()),
+    }
+}
+
+/// Removes what no manifest names.
+fn remove_stale(vfs: &dyn Vfs, dir: &Path) -> Result<()> {
+    let current = match vfs.exists(&dir.join(MANIFEST))? {
+        // A damaged manifest must not cost the files that it named.
+        true => match Manifest::read(vfs, dir) {
+            Ok(manifest) => Some(manifest.folder),
+            Err(_) => return remove_work(vfs, dir),
+        },
+        false => None,
+    };
+    for path in vfs.list(dir)? {
+        let name = name_of(&path);
+        if is_version(&name) && Some(&name) != current.as_ref() {
+            vfs.remove_dir_all(&path)?;
+        }
+    }
+    remove_work(vfs, dir)
+}
+
+fn remove_work(vfs: &dyn Vfs, dir: &Path) -> Result<()> {
+    if vfs.exists(&dir.join(NEW_MANIFEST))? {
+        vfs.remove_file(&dir.join(NEW_MANIFEST))?;
+    }
+    if vfs.exists(&dir.join(WORK))? {
+        vfs.remove_dir_all(&dir.join(WORK))?;
+    }
+    Ok(())
+}

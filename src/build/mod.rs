@@ -1,0 +1,243 @@
+//! Building an index from files of vectors, in bounded memory, safe to kill at any moment.
+//!
+//! The easy version reads all vectors, trains, sorts them by list and writes. The input may be several times larger than
+//! memory, so:
+//! 1. **Train** on a sample ([`crate::train`]), or take a trained quantizer.
+//! 2. **Assign** (first pass): read the input in chunks, note the list of every row in a temporary file, count.
+//! 3. **Encode** (second pass): now that the size of each list is known, cut the lists into buckets that fit memory; read
+//!    the input again, encode every row, append its code and its finished dense record to the file of its bucket.
+//! 4. **Write**: read one bucket at a time, put its rows in list order, append them to the files of the index.
+//! 5. **Commit**: everything lies in a folder of its own and is synced; then the manifest is renamed into place.
+//!
+//! Until that rename the directory holds the old version (or none), after it the new one. Leftovers of a killed build
+//! are removed by the next. The same input, seed and parameters make the same bytes at any number of threads.
+
+mod commit;
+mod passes;
+mod plan;
+mod source;
+mod spec;
+mod spill;
+mod write;
+
+pub use plan::Plan;
+pub use spec::{BuildReport, BuildSpec, OnBad, Phase};
+
+use ndarray::ArrayView2;
+use std::path::PathBuf;
+use std::sync::Mutex;
+use std::time::Instant;
+
+use crate::dataset::VectorFile;
+use crate::dense::RecordLayout;
+use crate::error::{Error, Result};
+use crate::format::hex;
+use crate::index::{Files, Manifest, Provenance};
+use crate::quantizer::Quantizer;
+use crate::train::{QuantizerSpec, Watch, train_quantizer};
+use crate::vfs::{RealVfs, Vfs};
+use commit::Commit;
+use passes::{Assigned, Buckets, Passes, SpillFormat};
+use write::Output;
+
+/// Plans the build of `spec` without doing it: reads only the header of the input.
+pub fn plan(spec: &BuildSpec) -> Result<Plan> {
+    let file = VectorFile::open(&spec.input, spec.column.as_deref())?;
+    plan_for(spec, &file).map(|(plan, _)| plan)
+}
+
+/// Builds the index of `spec` on the real file system. Parallel work runs on the current rayon pool.
+pub fn build(spec: &BuildSpec, watch: &dyn Watch) -> Result<BuildReport> {
+    build_on(&RealVfs, spec, watch)
+}
+
+/// Builds on any file system (the input is always read from the real one).
+pub fn build_on(vfs: &dyn Vfs, spec: &BuildSpec, watch: &dyn Watch) -> Result<BuildReport> {
+    let started = Instant::now();
+    let timer = Timer::new(watch);
+    let file = VectorFile::open(&spec.input, spec.column.as_deref())?;
+    let (plan, given) = plan_for(spec, &file)?;
+    let commit = Commit::begin(vfs, &spec.output)?;
+    let (quantizer, provenance) = match given {
+        Some(quantizer) => (quantizer, None),
+        None => train(spec, &plan, file.reopen()?, &timer).map(|(quantizer, trained)| (quantizer, Some(trained)))?,
+    };
+    let passes = Passes { spec, plan: &plan, quantizer: &quantizer, vfs, dir: commit.temporary(), watch: &timer };
+    let assigned = passes.assign(file.reopen()?)?;
+    let format = SpillFormat::new(spec, &plan);
+    let buckets = Buckets::new(&assigned.counts, format.row_bytes(), plan.bucket_bytes);
+    let (spill, companions) = passes.encode(file, &buckets)?;
+    let index_id = index_id(spec, &quantizer, &assigned, &companions);
+    let output = Output {
+        vfs,
+        folder: commit.folder(),
+        temporary: commit.temporary(),
+        index_id,
+        shape: plan.shape(),
+        terms: quantizer.has_terms(),
+        layout: RecordLayout::new(spec.dense, plan.dim),
+        has_fields: spec.attributes.is_some(),
+        watch: &timer,
+        key_budget: plan.bucket_bytes,
+        keys_path: spec.keys.as_deref().unwrap_or(&spec.input),
+    };
+    let written = output.write(&spill, &format, &buckets, &assigned.counts)?;
+    let quantizer_entry = quantizer.write(vfs, &commit.folder().join("quantizer.bg"), index_id)?;
+    let manifest = Manifest {
+        format: Manifest::format(),
+        id: hex(&index_id),
+        folder: commit.folder_name(&index_id)?,
+        rows: assigned.rows(),
+        dim: plan.dim,
+        metric: spec.metric,
+        lists: plan.lists,
+        code_bits: plan.code_bits,
+        code_bytes: plan.code_bytes,
+        dense: spec.dense,
+        default_nprobe: plan.default_nprobe(),
+        build: Provenance {
+            bigrain: env!("CARGO_PKG_VERSION").into(),
+            seed: spec.seed,
+            sample_rows: provenance.map_or(0, |p| p.0),
+            code_rows: provenance.map_or(0, |p| p.1),
+            opq: quantizer.rotation().is_some(),
+            skipped_rows: assigned.skipped,
+        },
+        files: Files {
+            quantizer: quantizer_entry,
+            codes: written.codes,
+            keys: written.keys,
+            fields: written.fields,
+            dense: written.dense,
+        },
+    };
+    commit.finish(&manifest)?;
+    Ok(report(&manifest, &assigned, &quantizer, timer.phases(), started))
+}
+
+/// The plan, and the quantizer if one was given (its lists and codes decide then).
+fn plan_for(spec: &BuildSpec, file: &VectorFile) -> Result<(Plan, Option<Quantizer>)> {
+    let Some(path) = &spec.quantizer else { return Ok((Plan::new(spec, file.rows(), file.dim())?, None)) };
+    let quantizer = Quantizer::read(&RealVfs, path, None)?;
+    quantizer.check_dim(file.dim())?;
+    if quantizer.metric() != spec.metric {
+        let what = format!("metric of {}", path.display());
+        return Err(Error::mismatch(what, spec.metric, quantizer.metric()));
+    }
+    let shape = quantizer.product().shape();
+    let spec = BuildSpec {
+        code_bits: shape.bits,
+        code_bytes: Some(shape.bytes),
+        opq: Some(quantizer.rotation().is_some()),
+        ..spec.clone()
+    };
+    Ok((Plan::for_quantizer(&spec, file.rows(), file.dim(), quantizer.coarse().lists())?, Some(quantizer)))
+}
+
+/// Trains on a sample; also returns how many rows lists and codes were trained on.
+fn train(spec: &BuildSpec, plan: &Plan, mut file: VectorFile, watch: &dyn Watch) -> Result<(Quantizer, (u64, u64))> {
+    watch.begin("sample", plan.sample_rows);
+    let sample = source::sample(spec, &mut file, plan.sample_rows, spec.seed)?;
+    let rows = sample.len() / plan.dim;
+    if rows == 0 {
+        return Err(Error::input(&spec.input, "rows", "every sampled row is bad; look at one and at the metric"));
+    }
+    let sample = ArrayView2::from_shape((rows, plan.dim), &sample).expect("whole rows");
+    let wanted = QuantizerSpec {
+        metric: spec.metric,
+        lists: plan.lists,
+        shape: plan.shape(),
+        opq: plan.opq,
+        code_rows: plan.code_rows as usize,
+        seed: spec.seed,
+    };
+    let quantizer = train_quantizer(sample, &wanted, watch)?;
+    Ok((quantizer, (rows as u64, plan.code_rows.min(rows as u64))))
+}
+
+/// The index id: a hash of all that decides the content of the files.
+fn index_id(spec: &BuildSpec, quantizer: &Quantizer, assigned: &Assigned, companions: &[u8; 32]) -> [u8; 16] {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(format!("{} {} {:?}", spec.metric, spec.dense, spec.on_bad).as_bytes());
+    hasher.update(&quantizer.fingerprint());
+    hasher.update(&assigned.hash);
+    hasher.update(companions);
+    let mut id = [0; 16];
+    id.copy_from_slice(&hasher.finalize().as_bytes()[..16]);
+    id
+}
+
+fn report(
+    manifest: &Manifest,
+    assigned: &Assigned,
+    quantizer: &Quantizer,
+    phases: Vec<Phase>,
+    started: Instant,
+) -> BuildReport {
+    let rows = manifest.rows as f64;
+    let disk: u64 = manifest.files.all().map(|f| f.bytes).sum();
+    let memory = manifest.files.codes.bytes + quantizer.memory_bytes() as u64 + manifest.lists as u64 * 20;
+    BuildReport {
+        id: manifest.id.clone(),
+        rows: manifest.rows,
+        skipped_rows: assigned.skipped,
+        dim: manifest.dim,
+        lists: manifest.lists,
+        largest_list: assigned.counts.iter().copied().max().unwrap_or(0),
+        code_bits: manifest.code_bits,
+        code_bytes: manifest.code_bytes,
+        memory_bytes_per_row: memory as f64 / rows,
+        disk_bytes_per_row: disk as f64 / rows,
+        disk_bytes: disk,
+        phases,
+        seconds: started.elapsed().as_secs_f64(),
+        peak_memory: peak_memory(),
+    }
+}
+
+/// Peak resident memory of this process, or 0 where the system does not tell.
+pub fn peak_memory() -> u64 {
+    let status = std::fs::read_to_string(PathBuf::from("/proc/self/status")).unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    line.and_then(|l| l.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok()).map_or(0, |kib| kib << 10)
+}
+
+/// Passes everything on to another watch, and times the phases.
+struct Timer<'a> {
+    inner: &'a dyn Watch,
+    phases: Mutex<Vec<(Phase, Instant)>>,
+}
+
+impl<'a> Timer<'a> {
+    fn new(inner: &'a dyn Watch) -> Timer<'a> {
+        Timer { inner, phases: Mutex::new(Vec::new()) }
+    }
+
+    fn phases(&self) -> Vec<Phase> {
+        let mut phases = self.phases.lock().expect("no panic while it is held");
+        if let Some((last, begun)) = phases.last_mut() {
+            last.seconds = begun.elapsed().as_secs_f64();
+        }
+        phases.iter().map(|(phase, _)| phase.clone()).collect()
+    }
+}
+
+impl Watch for Timer<'_> {
+    fn begin(&self, phase: &'static str, total: u64) {
+        let mut phases = self.phases.lock().expect("no panic while it is held");
+        if let Some((last, begun)) = phases.last_mut() {
+            last.seconds = begun.elapsed().as_secs_f64();
+        }
+        phases.push((Phase { name: phase, rows: total, seconds: 0.0 }, Instant::now()));
+        self.inner.begin(phase, total);
+    }
+
+    fn advance(&self, units: u64) {
+        self.inner.advance(units);
+    }
+
+    fn check(&self) -> Result<()> {
+        self.inner.check()
+    }
+}
+

@@ -1,0 +1,226 @@
+//! The plan of a build: what `auto` means for this input, and how the memory limit is divided.
+//!
+//! Memory is spent in turns, so that each phase may use most of the limit:
+//! - **train**: the sample (and a quarter of it again during k-means), then the residuals of a part of it, three times
+//!   over (residuals, rotated, cut into subspaces);
+//! - **assign, encode**: two chunks of input, and what is made of one of them;
+//! - **write**: one bucket of the external shuffle at a time.
+//!
+//! The quantizer and the process itself are paid for first.
+
+use serde::Serialize;
+
+use super::spec::BuildSpec;
+use crate::dense::RecordLayout;
+use crate::error::{Error, Result};
+use crate::quantizer::CodeShape;
+use crate::simd::CodeBits;
+use crate::types::{MAX_ROWS, Metric};
+
+/// The process itself: code, stacks, allocator, file buffers.
+const PROCESS: u64 = 48 << 20;
+/// Rows a list in the sample for k-means.
+const SAMPLE_PER_LIST: u64 = 64;
+/// Fewest rows of the sample, where the input has them: codebooks want more than few lists do.
+const LEAST_SAMPLE: u64 = 65_536;
+/// Most rows that codebooks and rotation are trained on: 256 a codeword.
+const MOST_CODE_ROWS: u64 = 65_536;
+/// Copies of the code sample that training holds at once.
+const CODE_COPIES: f64 = 3.5;
+/// Above this dimension a rotation costs a query more than it gains: d^2 against the 16 d or 256 d of its tables.
+const MOST_OPQ_DIM: usize = 512;
+/// Most rows of a chunk of input.
+const MOST_CHUNK_ROWS: u64 = 16_384;
+
+/// The plan. Sizes are bytes unless said.
+#[derive(Clone, Debug, Serialize)]
+pub struct Plan {
+    /// Rows of the input.
+    pub rows: u64,
+    /// Dimension.
+    pub dim: usize,
+    /// Number of lists.
+    pub lists: usize,
+    /// Bits of a code.
+    pub code_bits: u8,
+    /// Code bytes a row.
+    pub code_bytes: usize,
+    /// Whether a rotation is learned.
+    pub opq: bool,
+    /// Rows of the training sample.
+    pub sample_rows: u64,
+    /// Rows that codes are trained on.
+    pub code_rows: u64,
+    /// Rows of a chunk of input.
+    pub chunk_rows: u64,
+    /// Budget of one bucket of the shuffle.
+    pub bucket_bytes: u64,
+    /// Bytes of the temporary shuffle files.
+    pub spill_bytes: u64,
+    /// Bytes of the finished index.
+    pub disk_bytes: u64,
+    /// Bytes that searching the index will keep in memory.
+    pub memory_bytes: u64,
+    /// Estimated peak resident memory of the build.
+    pub peak_memory: u64,
+    /// Floating-point operations of training, assigning and encoding.
+    pub operations: f64,
+}
+
+/// About twice the square root of the rows, in steps that people recognise: powers of two.
+fn auto_lists(rows: u64) -> usize {
+    let target = 2.0 * (rows as f64).sqrt();
+    let power = target.log2().round().clamp(0.0, 20.0) as u32;
+    (1usize << power).min((rows / 32).max(1) as usize)
+}
+
+/// One byte for eight dimensions (a multiple of 4, 4 to 128).
+fn auto_bytes(dim: usize) -> usize {
+    (dim / 8).next_multiple_of(4).clamp(4, 128)
+}
+
+impl Plan {
+    /// Plans the build of `rows` x `dim` vectors, or says how much memory it would need.
+    pub fn new(spec: &BuildSpec, rows: u64, dim: usize) -> Result<Plan> {
+        let lists = checked_lists(spec, rows)?;
+        Plan::with_lists(spec, rows, dim, lists)
+    }
+
+    /// Plans a build whose lists are given by a trained quantizer: there may be more of them than rows.
+    pub fn for_quantizer(spec: &BuildSpec, rows: u64, dim: usize, lists: usize) -> Result<Plan> {
+        let plan = Plan::with_lists(spec, rows, dim, lists)?;
+        Ok(Plan { sample_rows: 0, code_rows: 0, ..plan })
+    }
+
+    fn with_lists(spec: &BuildSpec, rows: u64, dim: usize, lists: usize) -> Result<Plan> {
+        if rows > MAX_ROWS {
+            let reason = format!("{rows} rows are more than the {MAX_ROWS} one index holds; split the input");
+            return Err(Error::params("input", reason));
+        }
+        let shape = CodeShape::new(spec.code_bits, spec.code_bytes.unwrap_or_else(|| auto_bytes(dim)))?;
+        let opq = spec.opq.unwrap_or(dim <= MOST_OPQ_DIM);
+        let row = dim as u64 * 4;
+        let fixed = PROCESS + quantizer_bytes(lists, dim, shape, opq);
+        let threads = rayon::current_num_threads() as u64;
+        let least = fixed + threads * 1024 * lists as u64 + 4096 * row + (8 << 20);
+        if spec.memory_limit < least {
+            return Err(Error::params(
+                "memory_limit",
+                format!(
+                    "{} MiB are too few for {lists} lists of {dim} dimensions; give at least {} MiB, or fewer lists",
+                    spec.memory_limit >> 20,
+                    (least >> 20) + 1
+                ),
+            ));
+        }
+        let free = spec.memory_limit - fixed;
+        let sample_rows = (lists as u64 * SAMPLE_PER_LIST).max(LEAST_SAMPLE).min(rows).min(free * 2 / 5 / (row * 5 / 4));
+        let code_budget = (free * 2 / 5) as f64 / (row as f64 * CODE_COPIES);
+        let code_rows = MOST_CODE_ROWS.min(sample_rows).min(code_budget as u64).max(1);
+        let chunk_rows = (free / 12 / row).clamp(256, MOST_CHUNK_ROWS);
+        let record = RecordLayout::new(spec.dense, dim);
+        let spill_row = 8 + shape.bytes as u64 + record.stride() as u64;
+        let terms = u64::from(spec.metric == Metric::L2);
+        let memory_bytes = rows * (shape.bytes as u64 + terms)
+            + lists as u64 * (8 * shape.bytes as u64 + 32 + 20)
+            + quantizer_bytes(lists, dim, shape, opq);
+        let bucket_bytes = free / 3;
+        let training = sample_rows * row * 5 / 4 + (code_rows as f64 * row as f64 * CODE_COPIES) as u64;
+        let passes = chunk_rows * row * 6 + bucket_bytes.min(rows * spill_row) / 4;
+        let writing = bucket_bytes.min(rows * spill_row) * 5 / 4;
+        Ok(Plan {
+            rows,
+            dim,
+            lists,
+            code_bits: shape.bits.count(),
+            code_bytes: shape.bytes,
+            opq,
+            sample_rows,
+            code_rows,
+            chunk_rows,
+            bucket_bytes,
+            spill_bytes: rows * (spill_row + 12),
+            disk_bytes: record.file_bytes(rows) + memory_bytes + rows * 12,
+            memory_bytes,
+            peak_memory: fixed + training.max(passes).max(writing),
+            operations: operations(rows, sample_rows, code_rows, lists, dim, shape, opq),
+        })
+    }
+
+    /// Shape of the codes.
+    pub fn shape(&self) -> CodeShape {
+        let bits = if self.code_bits == 4 { CodeBits::Four } else { CodeBits::Eight };
+        CodeShape { bits, bytes: self.code_bytes }
+    }
+
+    /// Lists probed where a query does not say: a thirty-second of them, at least 8.
+    pub fn default_nprobe(&self) -> usize {
+        (self.lists / 32).max(8).min(self.lists)
+    }
+}
+
+fn checked_lists(spec: &BuildSpec, rows: u64) -> Result<usize> {
+    match spec.lists {
+        None => Ok(auto_lists(rows)),
+        Some(0) => Err(Error::params("lists", "0 lists hold no rows; use 1 or more, or auto")),
+        Some(lists) if lists as u64 > rows => {
+            Err(Error::params("lists", format!("{lists} lists are more than the {rows} rows; use fewer, or auto")))
+        }
+        Some(lists) => Ok(lists),
+    }
+}
+
+/// Centroids in f32 and int8, rotation, codebooks.
+fn quantizer_bytes(lists: usize, dim: usize, shape: CodeShape, opq: bool) -> u64 {
+    let rotation = if opq { dim * dim * 4 } else { 0 };
+    (lists * (dim * 5 + 64) + rotation + dim * shape.codewords() * 4) as u64
+}
+
+fn operations(rows: u64, sample: u64, codes: u64, lists: usize, dim: usize, shape: CodeShape, opq: bool) -> f64 {
+    let (rows, sample, codes) = (rows as f64, sample as f64, codes as f64);
+    let (lists, dim) = (lists as f64, dim as f64);
+    let encode = 2.0 * dim * shape.codewords() as f64 + if opq { 2.0 * dim * dim } else { 0.0 };
+    let training_passes = if opq { 18.0 } else { 10.0 };
+    2.0 * lists * dim * (rows + sample * 5.5) + encode * (rows + codes * training_passes)
+}
+
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spec() -> BuildSpec {
+        BuildSpec::new("in.npy", "out")
+    }
+
+    #[test]
+    fn auto_choices_grow_with_the_input() {
+        assert_eq!([1u64, 40, 60_000, 2_000_000, 1_000_000_000].map(auto_lists), [1, 1, 512, 2048, 65_536]);
+        assert_eq!([2, 100, 384, 784, 4096].map(auto_bytes), [4, 12, 48, 100, 128]);
+    }
+
+    #[test]
+    fn the_peak_stays_within_the_limit() {
+        for limit in [256u64 << 20, 512 << 20, 4 << 30] {
+            for (rows, dim) in [(2_000_000, 128), (8_800_000, 384), (60_000, 784)] {
+                let plan = Plan::new(&BuildSpec { memory_limit: limit, ..spec() }, rows, dim).unwrap();
+                assert!(plan.peak_memory <= limit, "{} of {limit} for {rows} x {dim}", plan.peak_memory);
+            }
+        }
+    }
+
+    #[test]
+    fn too_little_memory_names_what_would_do() {
+        let spec = BuildSpec { memory_limit: 50 << 20, ..spec() };
+        let message = Plan::new(&spec, 1_000_000, 768).unwrap_err().to_string();
+        let needed: u64 = message.split("at least ").nth(1).unwrap().split(' ').next().unwrap().parse().unwrap();
+        let enough = BuildSpec { memory_limit: needed << 20, ..spec };
+        assert!(Plan::new(&enough, 1_000_000, 768).is_ok(), "{message}");
+    }
+
+    #[test]
+    fn impossible_list_counts_are_refused() {
+        assert!(Plan::new(&BuildSpec { lists: Some(0), ..spec() }, 10, 4).is_err());
+        assert!(Plan::new(&BuildSpec { lists: Some(11), ..spec() }, 10, 4).is_err());
+    }
+}

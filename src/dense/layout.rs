@@ -1,0 +1,211 @@
+//! One record of a dense shard, and where it lies.
+//!
+//! ```text
+//! vector                 dim x f32 | f16 | i8, then zeros up to a multiple of 4
+//! scale   f32            i8 only: value = scale * int8
+//! key     u64
+//! crc32c  u32            of all before it
+//! ```
+//! Records have a fixed stride. Where a record fits a page (4 KiB), records never straddle one: a page holds as many as
+//! fit, then zeros. Larger records follow each other without gaps.
+
+use half::f16;
+use half::slice::HalfFloatSliceExt;
+
+use crate::format::PAGE;
+use crate::simd::Kernels;
+use crate::types::{Element, Key, Metric, Row};
+
+/// Shards are cut so that they do not grow beyond this.
+const SHARD_BYTES: u64 = 1 << 30;
+
+/// Shape of records and shards.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RecordLayout {
+    element: Element,
+    dim: usize,
+    stride: usize,
+    per_page: usize,
+    rows_per_shard: u64,
+}
+
+impl RecordLayout {
+    /// The layout of vectors of `dim` elements.
+    pub fn new(element: Element, dim: usize) -> RecordLayout {
+        let vector = (dim * element.size()).next_multiple_of(4);
+        let scale = if element == Element::I8 { 4 } else { 0 };
+        let stride = vector + scale + 8 + 4;
+        let per_page = (PAGE as usize / stride).max(1);
+        let rows_per_shard = (SHARD_BYTES / stride as u64).max(1).next_multiple_of(per_page as u64);
+        RecordLayout { element, dim, stride, per_page, rows_per_shard }
+    }
+
+    #[cfg(test)]
+    pub(super) fn with_rows_per_shard(self, rows: u64) -> RecordLayout {
+        RecordLayout { rows_per_shard: rows.next_multiple_of(self.per_page as u64), ..self }
+    }
+
+    /// Bytes of a record.
+    pub fn stride(&self) -> usize {
+        self.stride
+    }
+
+    /// Elements of a vector.
+    pub fn dim(&self) -> usize {
+        self.dim
+    }
+
+    /// Most rows of a shard.
+    pub fn rows_per_shard(&self) -> u64 {
+        self.rows_per_shard
+    }
+
+    /// Number of shards of an index of `rows`.
+    pub fn shards(&self, rows: u64) -> usize {
+        rows.div_ceil(self.rows_per_shard) as usize
+    }
+
+    /// Rows of shard `shard` of an index of `rows`.
+    pub(super) fn shard_rows(&self, shard: usize, rows: u64) -> u64 {
+        (rows - shard as u64 * self.rows_per_shard).min(self.rows_per_shard)
+    }
+
+    /// The shard of a row, and its place there.
+    pub(super) fn place(&self, row: Row) -> (usize, u64) {
+        let row = u64::from(row);
+        ((row / self.rows_per_shard) as usize, row % self.rows_per_shard)
+    }
+
+    fn fits_page(&self) -> bool {
+        self.stride <= PAGE as usize
+    }
+
+    /// Where record `at` of a shard begins in its section.
+    pub(super) fn offset(&self, at: u64) -> u64 {
+        if self.fits_page() {
+            at / self.per_page as u64 * PAGE + at % self.per_page as u64 * self.stride as u64
+        } else {
+            at * self.stride as u64
+        }
+    }
+
+    /// Zeros between record `at` and the next one.
+    pub(super) fn gap_after(&self, at: u64) -> u64 {
+        self.offset(at + 1) - self.offset(at) - self.stride as u64
+    }
+
+    /// Bytes of the section of a shard of `rows`: up to the end of its last record.
+    pub(super) fn section_bytes(&self, rows: u64) -> u64 {
+        if rows == 0 { 0 } else { self.offset(rows - 1) + self.stride as u64 }
+    }
+
+    /// Bytes of all shard files of an index of `rows`.
+    pub fn file_bytes(&self, rows: u64) -> u64 {
+        (0..self.shards(rows))
+            .map(|shard| PAGE + self.section_bytes(self.shard_rows(shard, rows)).next_multiple_of(PAGE))
+            .sum()
+    }
+
+    fn vector_bytes(&self) -> usize {
+        (self.dim * self.element.size()).next_multiple_of(4)
+    }
+
+    /// Writes the record of a vector (dim values) into `out` (stride bytes).
+    pub fn encode(&self, vector: &[f32], key: Key, out: &mut [u8]) {
+        assert_eq!((vector.len(), out.len()), (self.dim, self.stride));
+        let (values, rest) = out.split_at_mut(self.vector_bytes());
+        let used = self.dim * self.element.size();
+        values[used..].fill(0);
+        let mut tail = Vec::with_capacity(12);
+        match self.element {
+            Element::F32 => values.copy_from_slice(bytemuck::cast_slice(vector)),
+            Element::F16 => {
+                for (out, value) in values[..used].chunks_exact_mut(2).zip(vector) {
+                    out.copy_from_slice(&f16::from_f32(*value).to_le_bytes());
+                }
+            }
+            Element::I8 => {
+                let scale = vector.iter().fold(0f32, |m, v| m.max(v.abs())) / 127.0;
+                let inverse = if scale > 0.0 { 1.0 / scale } else { 0.0 };
+                for (out, value) in values.iter_mut().zip(vector) {
+                    *out = (value * inverse).round_ties_even().clamp(-127.0, 127.0) as i8 as u8;
+                }
+                tail.extend(scale.to_le_bytes());
+            }
+        }
+        tail.extend(key.to_le_bytes());
+        let crc = crc32c::crc32c_append(crc32c::crc32c(values), &tail);
+        rest[..tail.len()].copy_from_slice(&tail);
+        rest[tail.len()..].copy_from_slice(&crc.to_le_bytes());
+    }
+
+    /// The key within a record's bytes.
+    pub fn key_of(&self, record: &[u8]) -> Key {
+        let at = self.stride - 12;
+        u64::from_le_bytes(record[at..at + 8].try_into().expect("8 bytes"))
+    }
+
+    /// Whether the checksum of a record's bytes is right.
+    pub(super) fn is_whole(&self, record: &[u8]) -> bool {
+        let (body, crc) = record.split_at(self.stride - 4);
+        crc32c::crc32c(body).to_le_bytes() == crc
+    }
+}
+
+/// A record whose checksum was verified. Its bytes start at a multiple of 4.
+#[derive(Clone, Copy, Debug)]
+pub struct RecordRef<'a> {
+    layout: &'a RecordLayout,
+    bytes: &'a [u8],
+}
+
+impl<'a> RecordRef<'a> {
+    pub(super) fn new(layout: &'a RecordLayout, bytes: &'a [u8]) -> RecordRef<'a> {
+        debug_assert_eq!(bytes.len(), layout.stride);
+        RecordRef { layout, bytes }
+    }
+
+    /// The caller's key.
+    pub fn key(&self) -> Key {
+        self.layout.key_of(self.bytes)
+    }
+
+    fn scale(&self) -> f32 {
+        let at = self.layout.vector_bytes();
+        f32::from_le_bytes(self.bytes[at..at + 4].try_into().expect("4 bytes"))
+    }
+
+    fn f32(&self) -> &'a [f32] {
+        bytemuck::cast_slice(&self.bytes[..self.layout.dim * 4])
+    }
+
+    fn f16(&self) -> &'a [f16] {
+        let bits: &[u16] = bytemuck::cast_slice(&self.bytes[..self.layout.dim * 2]);
+        half::slice::HalfBitsSliceExt::reinterpret_cast(bits)
+    }
+
+    fn i8(&self) -> &'a [i8] {
+        bytemuck::cast_slice(&self.bytes[..self.layout.dim])
+    }
+
+    /// Exact score of the stored vector against a query of dim values (normalised under cosine).
+    pub fn score(&self, kernels: &Kernels, metric: Metric, query: &[f32]) -> f32 {
+        match (metric, self.layout.element) {
+            (Metric::L2, Element::F32) => -(kernels.l2_f32)(query, self.f32()),
+            (Metric::L2, Element::F16) => -(kernels.l2_f16)(query, self.f16()),
+            (Metric::L2, Element::I8) => -(kernels.l2_i8)(query, self.i8(), self.scale()),
+            (_, Element::F32) => (kernels.dot_f32)(query, self.f32()),
+            (_, Element::F16) => (kernels.dot_f16)(query, self.f16()),
+            (_, Element::I8) => (kernels.dot_i8)(query, self.i8()) * self.scale(),
+        }
+    }
+
+    /// The vector as f32, into `out` (dim values).
+    pub fn decode(&self, out: &mut [f32]) {
+        match self.layout.element {
+            Element::F32 => out.copy_from_slice(self.f32()),
+            Element::F16 => self.f16().convert_to_f32_slice(out),
+            Element::I8 => out.iter_mut().zip(self.i8()).for_each(|(o, &v)| *o = f32::from(v) * self.scale()),
+        }
+    }
+}

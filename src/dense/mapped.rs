@@ -1,0 +1,114 @@
+//! Shards in the address space: mapped files, or files loaded into anonymous memory.
+
+use memmap2::{Advice, Mmap, MmapMut};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::{FetchStats, RecordLayout, RecordRef, VECS};
+use crate::error::{Error, Result};
+use crate::format::{FileReader, PAGE};
+use crate::simd::prefetch;
+use crate::types::Row;
+use crate::vfs::Vfs;
+
+/// Records asked for ahead of the one being scored.
+const AHEAD: usize = 2;
+
+/// One shard.
+#[derive(Debug)]
+pub(super) struct Mapped {
+    path: PathBuf,
+    bytes: Bytes,
+    /// One bit a record: its checksum was verified. Empty where the whole shard was verified when loaded.
+    checked: Vec<AtomicU64>,
+}
+
+#[derive(Debug)]
+enum Bytes {
+    /// The whole file.
+    File(Mmap),
+    /// The section of records.
+    Loaded(MmapMut),
+}
+
+impl Mapped {
+    /// The section of records.
+    fn records(&self) -> &[u8] {
+        match &self.bytes {
+            // Records are the first section of the file, which begins on the second page.
+            Bytes::File(map) => &map[PAGE as usize..],
+            Bytes::Loaded(map) => map,
+        }
+    }
+
+    fn verify(&self, layout: &RecordLayout, at: u64, record: &[u8]) -> Result<()> {
+        let Some(word) = self.checked.get(at as usize / 64) else { return Ok(()) };
+        let bit = 1 << (at % 64);
+        if word.load(Ordering::Relaxed) & bit == 0 {
+            if !layout.is_whole(record) {
+                return Err(Error::corrupt(&self.path, "VECS", format!("the checksum of record {at} is wrong")));
+            }
+            word.fetch_or(bit, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+}
+
+/// Maps every shard; simulated files, which cannot be mapped, are loaded.
+pub(super) fn map_all(vfs: &dyn Vfs, files: &[FileReader], layout: RecordLayout, rows: u64) -> Result<Vec<Mapped>> {
+    let map = |(shard, file): (usize, &FileReader)| {
+        let opened = vfs.open(file.path())?;
+        let Some(real) = opened.as_file() else { return load(file) };
+        // SAFETY: the map is read-only, and index files are immutable once their manifest names them: writers only
+        // create new files and remove old ones, which keeps the pages of open maps. A file that someone truncates by
+        // force makes later reads fault; that is the operating system's answer to it for every mapped file.
+        let map = unsafe { Mmap::map(real) }.map_err(Error::io(file.path()))?;
+        let section = file.section(VECS)?;
+        if section.offset != PAGE || (map.len() as u64) < PAGE + section.length {
+            return Err(Error::corrupt(file.path(), "VECS", "its records are not where they should be"));
+        }
+        // Advice: without it, the system reads 128 KiB around every touched page.
+        map.advise(Advice::Random).map_err(Error::io(file.path()))?;
+        let words = layout.shard_rows(shard, rows).div_ceil(64) as usize;
+        let checked = std::iter::repeat_with(AtomicU64::default).take(words).collect();
+        Ok(Mapped { path: file.path().to_path_buf(), bytes: Bytes::File(map), checked })
+    };
+    files.iter().enumerate().map(map).collect()
+}
+
+/// Loads every shard, verifying the checksum of the whole.
+pub(super) fn load_all(files: &[FileReader]) -> Result<Vec<Mapped>> {
+    files.iter().map(load).collect()
+}
+
+fn load(file: &FileReader) -> Result<Mapped> {
+    let length = file.section(VECS)?.length as usize;
+    let mut map = MmapMut::map_anon(length.max(1)).map_err(Error::io(file.path()))?;
+    // Advice only: a system without huge pages serves from small ones.
+    let _ = map.advise(Advice::HugePage);
+    file.read_section_into(VECS, &mut map[..length])?;
+    Ok(Mapped { path: file.path().to_path_buf(), bytes: Bytes::Loaded(map), checked: Vec::new() })
+}
+
+/// See [`super::DenseSet::for_each`].
+pub(super) fn for_each(
+    shards: &[Mapped],
+    layout: &RecordLayout,
+    rows: &[Row],
+    f: &mut dyn FnMut(usize, RecordRef<'_>),
+) -> Result<FetchStats> {
+    let record = |row: Row| {
+        let (shard, at) = layout.place(row);
+        (&shards[shard], at, &shards[shard].records()[layout.offset(at) as usize..][..layout.stride()])
+    };
+    rows.iter().take(AHEAD).for_each(|&row| prefetch(record(row).2));
+    for (i, &row) in rows.iter().enumerate() {
+        if let Some(&next) = rows.get(i + AHEAD) {
+            prefetch(record(next).2);
+        }
+        let (shard, at, bytes) = record(row);
+        shard.verify(layout, at, bytes)?;
+        f(i, RecordRef::new(layout, bytes));
+    }
+    Ok(FetchStats { vectors: rows.len(), bytes: rows.len() * layout.stride(), reads: 0 })
+}

@@ -1,0 +1,266 @@
+//! The manifest: one small, readable JSON file that says which files make an index, and what they hold.
+//!
+//! It is the commit point: a version exists when its manifest has been renamed into place. Its first line holds the
+//! checksum (CRC-32C, hexadecimal) of every byte after that line:
+//! ```text
+//! {"crc32c": "89abcdef",
+//! "format": 1, ...
+//! ```
+
+use serde::{Deserialize, Serialize};
+use std::path::Path;
+
+use crate::error::{Error, Result};
+use crate::format::FileEntry;
+use crate::quantizer::CodeShape;
+use crate::simd::CodeBits;
+use crate::types::{Element, MAX_ROWS, Metric};
+use crate::vfs::Vfs;
+
+/// Name of the manifest within an index directory.
+pub const MANIFEST: &str = "manifest.json";
+/// Version of the manifest's fields that this build reads and writes.
+const FORMAT: u32 = 1;
+/// A manifest larger than this is none.
+const MAX_BYTES: u64 = 64 << 20;
+
+/// What an index is made of. Everything in it follows from the input, the parameters and the seed.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Manifest {
+    /// Version of these fields.
+    pub format: u32,
+    /// The index id, 32 hexadecimal digits; every file carries it.
+    pub id: String,
+    /// Folder of the files, within the index directory.
+    pub folder: String,
+    /// Number of rows.
+    pub rows: u64,
+    /// Dimension of the vectors.
+    pub dim: usize,
+    /// How queries and documents are compared.
+    pub metric: Metric,
+    /// Number of inverted lists.
+    pub lists: usize,
+    /// Bits of a code, 4 or 8.
+    pub code_bits: u8,
+    /// Code bytes a row.
+    pub code_bytes: usize,
+    /// Element type of the dense vectors.
+    pub dense: Element,
+    /// Lists probed where a query does not say.
+    pub default_nprobe: usize,
+    /// How it was built.
+    pub build: Provenance,
+    /// The files.
+    pub files: Files,
+}
+
+/// How an index was built, for people.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Provenance {
+    /// Version of bigrain that built it.
+    pub bigrain: String,
+    /// Seed of every random choice.
+    pub seed: u64,
+    /// Rows that the lists were trained on (0: the quantizer was given).
+    pub sample_rows: u64,
+    /// Rows that the codes were trained on.
+    pub code_rows: u64,
+    /// Whether residuals are rotated (OPQ).
+    pub opq: bool,
+    /// Rows of the input that were left out as bad.
+    pub skipped_rows: u64,
+}
+
+/// The files of an index.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Files {
+    /// Centroids, rotation, codebooks.
+    pub quantizer: FileEntry,
+    /// Inverted lists.
+    pub codes: FileEntry,
+    /// From keys to rows.
+    pub keys: FileEntry,
+    /// What is returned with a hit beside its key, if anything was given.
+    pub fields: Option<FileEntry>,
+    /// Dense shards in row order.
+    pub dense: Vec<FileEntry>,
+}
+
+impl Files {
+    /// All files.
+    pub fn all(&self) -> impl Iterator<Item = &FileEntry> {
+        [&self.quantizer, &self.codes, &self.keys].into_iter().chain(&self.fields).chain(&self.dense)
+    }
+}
+
+impl Manifest {
+    /// Version of the fields that this build writes.
+    pub fn format() -> u32 {
+        FORMAT
+    }
+
+    /// The index id as bytes.
+    pub fn id_bytes(&self) -> Option<[u8; 16]> {
+        if self.id.len() != 32 || !self.id.is_ascii() {
+            return None;
+        }
+        let mut id = [0; 16];
+        for (i, byte) in id.iter_mut().enumerate() {
+            *byte = u8::from_str_radix(&self.id[2 * i..2 * i + 2], 16).ok()?;
+        }
+        Some(id)
+    }
+
+    /// Shape of the codes.
+    pub fn code_shape(&self) -> Result<CodeShape> {
+        CodeShape::new(CodeBits::from_count(self.code_bits)?, self.code_bytes)
+    }
+
+    /// Reads and checks the manifest of the index in `dir`.
+    pub fn read(vfs: &dyn Vfs, dir: &Path) -> Result<Manifest> {
+        let path = dir.join(MANIFEST);
+        if !vfs.exists(&path)? {
+            return Err(Error::input(dir, "index", format!("there is no {MANIFEST} in it; build one with build-index")));
+        }
+        let file = vfs.open(&path)?;
+        if file.len() > MAX_BYTES {
+            return Err(Error::corrupt(&path, "header", format!("{} bytes are too many", file.len())));
+        }
+        let mut bytes = vec![0; file.len() as usize];
+        file.read_exact_at(0, &mut bytes)?;
+        Manifest::parse(&path, &bytes)
+    }
+
+    fn parse(path: &Path, bytes: &[u8]) -> Result<Manifest> {
+        let wrong = |reason: String| Error::corrupt(path, "header", reason);
+        let (first, rest) = split_checksum(bytes).ok_or_else(|| wrong("its first line holds no checksum".into()))?;
+        if crc32c::crc32c(rest) != first {
+            return Err(wrong(format!("its checksum is {:08x}, not the {first:08x} it states", crc32c::crc32c(rest))));
+        }
+        let json = [b"{".as_slice(), rest].concat();
+        let format = serde_json::from_slice::<FormatOnly>(&json).map_err(|e| wrong(e.to_string()))?.format;
+        if format != FORMAT {
+            return Err(Error::Unsupported {
+                what: format!("{}: manifest format {format}", path.display()),
+                remedy: format!("this bigrain reads format {FORMAT}; use the one that wrote it, or build the index again"),
+            });
+        }
+        let manifest: Manifest = serde_json::from_slice(&json).map_err(|e| wrong(e.to_string()))?;
+        manifest.check().map_err(wrong)?;
+        Ok(manifest)
+    }
+
+    /// The first thing that later code could not live with, if any.
+    fn check(&self) -> std::result::Result<(), String> {
+        if self.id_bytes().is_none() {
+            return Err(format!("its id {:?} is not 32 hexadecimal digits", self.id));
+        }
+        if self.rows == 0 || self.rows > MAX_ROWS || self.dim == 0 || self.lists == 0 || self.default_nprobe == 0 {
+            return Err("rows, dim, lists or default_nprobe are out of range".into());
+        }
+        self.code_shape().map_err(|e| e.to_string())?;
+        let plain = |name: &str| !name.is_empty() && !name.contains(['/', '\\']) && name != "." && name != "..";
+        match self.files.all().map(|f| &f.name).chain([&self.folder]).find(|name| !plain(name)) {
+            Some(name) => Err(format!("{name:?} is not a plain file name")),
+            None => Ok(()),
+        }
+    }
+
+    /// The bytes of the manifest file.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let json = serde_json::to_string_pretty(self).expect("plain values");
+        let rest = json.strip_prefix("{\n").expect("an object with fields");
+        let rest = format!("{rest}\n");
+        format!("{{\"crc32c\": \"{:08x}\",\n{rest}", crc32c::crc32c(rest.as_bytes())).into_bytes()
+    }
+}
+
+#[derive(Deserialize)]
+struct FormatOnly {
+    format: u32,
+}
+
+/// The stated checksum and the bytes it covers.
+fn split_checksum(bytes: &[u8]) -> Option<(u32, &[u8])> {
+    let digits = bytes.strip_prefix(b"{\"crc32c\": \"")?;
+    let (digits, rest) = digits.split_at_checked(8)?;
+    let rest = rest.strip_prefix(b"\",\n")?;
+    let lower = digits.iter().all(|d| matches!(d, b'0'..=b'9' | b'a'..=b'f'));
+    lower.then(|| u32::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()).flatten().map(|crc| (crc, rest))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn manifest() -> Manifest {
+        let entry = |name: &str| -> FileEntry {
+            serde_json::from_value(serde_json::json!({"name": name, "kind": "codes", "bytes": 8192, "header_crc": 7}))
+                .unwrap()
+        };
+        Manifest {
+            format: FORMAT,
+            id: "00112233445566778899aabbccddeeff".into(),
+            folder: "v-0".into(),
+            rows: 10,
+            dim: 4,
+            metric: Metric::Cosine,
+            lists: 2,
+            code_bits: 8,
+            code_bytes: 4,
+            dense: Element::F32,
+            default_nprobe: 1,
+            build: Provenance {
+                bigrain: "0".into(),
+                seed: 1,
+                sample_rows: 10,
+                code_rows: 10,
+                opq: true,
+                skipped_rows: 0,
+            },
+            files: Files {
+                quantizer: entry("q"),
+                codes: entry("c"),
+                keys: entry("k"),
+                fields: None,
+                dense: vec![entry("d")],
+            },
+        }
+    }
+
+    #[test]
+    fn reads_back_what_it_writes_and_is_valid_json() {
+        let bytes = manifest().to_bytes();
+        assert_eq!(Manifest::parse(Path::new("m"), &bytes).unwrap(), manifest());
+        let json: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
+        assert_eq!(json["rows"], 10);
+    }
+
+    #[test]
+    fn any_flipped_bit_and_any_truncation_is_noticed() {
+        let bytes = manifest().to_bytes();
+        for i in 0..bytes.len() {
+            for bit in 0..8 {
+                let mut bad = bytes.clone();
+                bad[i] ^= 1 << bit;
+                assert!(Manifest::parse(Path::new("m"), &bad).is_err(), "byte {i} bit {bit}");
+            }
+            assert!(Manifest::parse(Path::new("m"), &bytes[..i]).is_err());
+        }
+    }
+
+    #[test]
+    fn newer_formats_and_paths_that_lead_outside_are_refused() {
+        let mut newer = manifest();
+        newer.format = 2;
+        let error = Manifest::parse(Path::new("m"), &newer.to_bytes()).unwrap_err();
+        assert!(matches!(error, Error::Unsupported { .. }), "{error}");
+        let mut outside = manifest();
+        outside.files.codes.name = "../codes.bg".into();
+        assert!(Manifest::parse(Path::new("m"), &outside.to_bytes()).is_err());
+    }
+}

@@ -1,0 +1,265 @@
+//! The coarse quantizer: one centroid a list; which list a document belongs to, and which lists a query should probe.
+//!
+//! The easy version compares a query with every centroid in f32. That reads `4 L d` bytes a query, which at 512 lists
+//! of 784 dimensions is more memory traffic than all the codes that are scanned afterwards. So:
+//! - **probe** scans an int8 copy of the centroids (a quarter of the bytes, exact integer products), takes a few more
+//!   lists than asked for, and scores only those in f32. Centroids and query are taken relative to the mean centroid
+//!   first: the shared part changes no order and would waste the eight bits.
+//! - **assign** is a blocked matrix product, for training and building.
+
+use ndarray::{Array2, ArrayView2, Axis};
+
+use crate::linalg::{norm2, product_nt};
+use crate::simd::Kernels;
+use crate::topk::{order_key, split_key};
+use crate::types::{ListId, Metric};
+
+/// Rows of a block whose products with all centroids are made at once.
+const ASSIGN_BLOCK: usize = 128;
+/// Columns of int8 rows are padded to this.
+const COLUMNS: usize = 64;
+
+/// `L x d` centroids with what is derived from them.
+#[derive(Debug, Clone)]
+pub struct Coarse {
+    centroids: Array2<f32>,
+    half_norms: Vec<f32>,
+    center: Vec<f32>,
+    metric: Metric,
+    int8: Int8Rows,
+}
+
+/// Centroids minus their mean as int8, one scale a row.
+#[derive(Debug, Clone)]
+struct Int8Rows {
+    columns: usize,
+    values: Vec<i8>,
+    sums: Vec<i32>,
+    scales: Vec<f32>,
+    /// What is added to the rescaled product to rank lists, with `c` the mean: `-|o - c|^2 / 2` by distance
+    /// (`|q - o|^2 = |(q-c) - (o-c)|^2`), `<c, o - c>` by inner product (`<q,o> = <q,c> + <q-c, o-c> + <c, o-c>`).
+    offsets: Vec<f32>,
+}
+
+/// A list to scan, with what its rows' scores start from.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Probe {
+    /// Which list.
+    pub list: ListId,
+    /// `<q, o>` for the list's centroid `o`, or `-|q - o|^2` under L2.
+    pub base: f32,
+}
+
+/// Working memory of [`Coarse::probe`].
+#[derive(Debug, Default)]
+pub struct ProbeScratch {
+    query: Vec<i8>,
+    products: Vec<i32>,
+    keys: Vec<u64>,
+    order: Vec<(f32, Probe)>,
+}
+
+impl Coarse {
+    /// A coarse quantizer over `L x d` centroids, `L` at least 1.
+    pub fn new(centroids: Array2<f32>, metric: Metric) -> Coarse {
+        let half_norms = centroids.rows().into_iter().map(|c| norm2(c.as_slice().expect("C order")) / 2.0).collect();
+        let center = centroids.mean_axis(Axis(0)).expect("at least one list").to_vec();
+        let int8 = Int8Rows::new(&centroids, &center, metric);
+        Coarse { centroids, half_norms, center, metric, int8 }
+    }
+
+    /// `L x d` centroids.
+    pub fn centroids(&self) -> ArrayView2<'_, f32> {
+        self.centroids.view()
+    }
+
+    /// Number of lists.
+    pub fn lists(&self) -> usize {
+        self.centroids.nrows()
+    }
+
+    /// The centroid of `list`.
+    pub fn centroid(&self, list: ListId) -> &[f32] {
+        let d = self.centroids.ncols();
+        &self.centroids.as_slice().expect("C order")[list as usize * d..][..d]
+    }
+
+    /// Bytes that probing keeps in memory.
+    pub fn memory_bytes(&self) -> usize {
+        self.centroids.len() * 4 + self.int8.values.len() + self.lists() * 16
+    }
+
+    /// The list nearest (Euclidean) to each row of `x` (n x d): the first one on ties. Documents of every metric are
+    /// assigned by distance, since it is the residual's length that the codes pay for.
+    pub fn assign(&self, x: ArrayView2<'_, f32>, out: &mut [ListId]) {
+        assert_eq!(x.nrows(), out.len());
+        let mut scores = Array2::zeros((ASSIGN_BLOCK.min(x.nrows()), self.lists()));
+        for (block, out) in x.axis_chunks_iter(Axis(0), ASSIGN_BLOCK).zip(out.chunks_mut(ASSIGN_BLOCK)) {
+            let mut scores = scores.slice_mut(ndarray::s![..out.len(), ..]);
+            product_nt(block, self.centroids.view(), scores.view_mut());
+            for (row, out) in scores.rows().into_iter().zip(out) {
+                *out = best_of(row.as_slice().expect("C order"), &self.half_norms);
+            }
+        }
+    }
+
+    /// The `nprobe` most promising lists for a query, best first (ties by list). Inner products rank lists by
+    /// `<q, o>`; cosine and L2 by distance, as documents were assigned.
+    pub fn probe<'s>(
+        &self,
+        kernels: &Kernels,
+        query: &[f32],
+        nprobe: usize,
+        scratch: &'s mut ProbeScratch,
+    ) -> impl ExactSizeIterator<Item = Probe> + 's {
+        let nprobe = nprobe.min(self.lists());
+        // The spare lists cover the rounding of the int8 products.
+        let shortlist = (nprobe + nprobe / 8 + 8).min(self.lists());
+        self.rank_int8(kernels, query, shortlist, scratch);
+        let ProbeScratch { keys, order, .. } = scratch;
+        order.clear();
+        order.extend(keys[..shortlist].iter().map(|&key| {
+            let list = split_key(key).1;
+            let product = (kernels.dot_f32)(query, self.centroid(list));
+            let rank = if self.metric == Metric::Ip { product } else { product - self.half_norms[list as usize] };
+            (rank, Probe { list, base: product })
+        }));
+        order.sort_unstable_by(|a, b| b.0.total_cmp(&a.0).then(a.1.list.cmp(&b.1.list)));
+        let l2_norm = (self.metric == Metric::L2).then(|| norm2(query));
+        order[..nprobe].iter().map(move |&(rank, probe)| match l2_norm {
+            Some(norm) => Probe { base: 2.0 * rank - norm, ..probe },
+            None => probe,
+        })
+    }
+
+    /// Leaves the keys of the `shortlist` best lists by int8 products at the front of `scratch.keys`.
+    fn rank_int8(&self, kernels: &Kernels, query: &[f32], shortlist: usize, scratch: &mut ProbeScratch) {
+        let ProbeScratch { query: query8, products, keys, .. } = scratch;
+        query8.resize(self.int8.columns, 0);
+        products.resize(self.lists(), 0);
+        let largest = query.iter().zip(&self.center).fold(0f32, |m, (q, c)| m.max((q - c).abs()));
+        let inverse = if largest > 0.0 { 127.0 / largest } else { 0.0 };
+        for ((out, q), c) in query8.iter_mut().zip(query).zip(&self.center) {
+            *out = ((q - c) * inverse).round_ties_even() as i8;
+        }
+        (kernels.dot_rows_i8)(query8, &self.int8.values, &self.int8.sums, products);
+        let step = largest / 127.0;
+        let scored = products.iter().zip(&self.int8.scales).zip(&self.int8.offsets).zip(0u32..);
+        keys.clear();
+        keys.extend(scored.map(|(((&p, s), offset), list)| order_key(p as f32 * (s * step) + offset, list)));
+        if shortlist < keys.len() {
+            keys.select_nth_unstable_by(shortlist - 1, |a, b| b.cmp(a));
+        }
+    }
+}
+
+impl Int8Rows {
+    fn new(centroids: &Array2<f32>, center: &[f32], metric: Metric) -> Int8Rows {
+        let (lists, d) = centroids.dim();
+        let columns = d.next_multiple_of(COLUMNS);
+        let mut rows = Int8Rows {
+            columns,
+            values: vec![0; lists * columns],
+            sums: Vec::with_capacity(lists),
+            scales: Vec::with_capacity(lists),
+            offsets: Vec::with_capacity(lists),
+        };
+        for (centroid, out) in centroids.rows().into_iter().zip(rows.values.chunks_mut(columns)) {
+            let relative: Vec<f32> = centroid.iter().zip(center).map(|(o, c)| o - c).collect();
+            let largest = relative.iter().fold(0f32, |m, v| m.max(v.abs()));
+            let inverse = if largest > 0.0 { 127.0 / largest } else { 0.0 };
+            for (out, v) in out.iter_mut().zip(&relative) {
+                *out = (v * inverse).round_ties_even() as i8;
+            }
+            rows.sums.push(out.iter().map(|&v| i32::from(v)).sum());
+            rows.scales.push(largest / 127.0);
+            rows.offsets.push(match metric {
+                Metric::Ip => relative.iter().zip(center).map(|(r, c)| r * c).sum(),
+                Metric::Cosine | Metric::L2 => -norm2(&relative) / 2.0,
+            });
+        }
+        rows
+    }
+}
+
+/// Index of the largest `scores[i] - half_norms[i]`, the first on ties.
+fn best_of(scores: &[f32], half_norms: &[f32]) -> ListId {
+    // Eight running maxima, so that the loop has no chain of dependent comparisons and vectorises.
+    const LANES: usize = 8;
+    let mut best = [(f32::NEG_INFINITY, 0u32); LANES];
+    for (block, (s, h)) in scores.chunks(LANES).zip(half_norms.chunks(LANES)).enumerate() {
+        for (lane, (s, h)) in s.iter().zip(h).enumerate() {
+            let score = s - h;
+            if score > best[lane].0 {
+                best[lane] = (score, (block * LANES + lane) as u32);
+            }
+        }
+    }
+    best.into_iter().reduce(|a, b| if b.0 > a.0 || (b.0 == a.0 && b.1 < a.1) { b } else { a }).expect("eight lanes").1
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sample::Rng;
+
+    fn random(rows: usize, dim: usize, seed: u64) -> Array2<f32> {
+        let mut rng = Rng::new(seed);
+        Array2::from_shape_fn((rows, dim), |_| rng.normal() + 3.0)
+    }
+
+    fn naive(coarse: &Coarse, metric: Metric, q: &[f32]) -> Vec<(f32, u32)> {
+        let mut all: Vec<(f32, u32)> = coarse
+            .centroids()
+            .rows()
+            .into_iter()
+            .zip(0..)
+            .map(|(o, list)| {
+                let dot: f32 = o.iter().zip(q).map(|(a, b)| a * b).sum();
+                let l2: f32 = o.iter().zip(q).map(|(a, b)| (a - b) * (a - b)).sum();
+                (if metric == Metric::Ip { dot } else { -l2 }, list)
+            })
+            .collect();
+        all.sort_by(|a, b| b.0.total_cmp(&a.0));
+        all
+    }
+
+    #[test]
+    fn probe_finds_the_same_lists_as_a_full_comparison() {
+        for metric in [Metric::Ip, Metric::Cosine, Metric::L2] {
+            let coarse = Coarse::new(random(200, 37, 1), metric);
+            let queries = random(20, 37, 2);
+            let mut scratch = ProbeScratch::default();
+            for q in queries.rows() {
+                let q = q.as_slice().unwrap();
+                let expected = naive(&coarse, metric, q);
+                for kernels in Kernels::all() {
+                    let got: Vec<Probe> = coarse.probe(kernels, q, 10, &mut scratch).collect();
+                    let lists: Vec<u32> = got.iter().map(|p| p.list).collect();
+                    assert_eq!(lists, expected[..10].iter().map(|e| e.1).collect::<Vec<_>>(), "{metric}");
+                    if metric != Metric::Cosine {
+                        assert!(got.iter().zip(&expected).all(|(p, e)| (p.base - e.0).abs() < 1e-3 * e.0.abs()));
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn assignment_is_the_nearest_centroid() {
+        let coarse = Coarse::new(random(77, 19, 3), Metric::L2);
+        let x = random(300, 19, 4);
+        let mut lists = vec![0; 300];
+        coarse.assign(x.view(), &mut lists);
+        for (row, list) in x.rows().into_iter().zip(lists) {
+            assert_eq!(list, naive(&coarse, Metric::L2, row.as_slice().unwrap())[0].1);
+        }
+    }
+
+    #[test]
+    fn more_probes_than_lists_are_all_lists() {
+        let coarse = Coarse::new(random(3, 5, 5), Metric::Ip);
+        let mut scratch = ProbeScratch::default();
+        assert_eq!(coarse.probe(Kernels::detect(), &[0.0; 5], 100, &mut scratch).len(), 3);
+    }
+}

@@ -1,0 +1,109 @@
+//! What a query may ask for, what it gets, and the working memory in between.
+
+use serde::Serialize;
+use std::time::Instant;
+
+use crate::codes::ScanScratch;
+use crate::dense::{FetchScratch, FetchStats};
+use crate::quantizer::{Probe, ProbeScratch, QueryTables};
+use crate::topk::Reservoir;
+use crate::types::{Key, Row};
+
+/// Fewest candidates that are verified where a query does not say.
+const LEAST_CANDIDATES: usize = 100;
+/// Candidates verified for each hit asked for, where a query does not say.
+const CANDIDATES_PER_HIT: usize = 4;
+
+/// What a query asks for.
+#[derive(Clone, Debug)]
+pub struct SearchParams {
+    /// Hits wanted.
+    pub k: usize,
+    /// Lists to scan; 0: the index's default.
+    pub nprobe: usize,
+    /// Rows whose dense vectors are read and scored; 0: four a hit, at least 100. Never fewer than `k`.
+    pub candidates: usize,
+    /// Score every dense vector instead: the truth, slowly.
+    pub exact: bool,
+    /// When to stop and return what was found.
+    pub deadline: Option<Instant>,
+}
+
+impl Default for SearchParams {
+    fn default() -> Self {
+        SearchParams { k: 10, nprobe: 0, candidates: 0, exact: false, deadline: None }
+    }
+}
+
+impl SearchParams {
+    pub(super) fn candidates_or_default(&self) -> usize {
+        let wanted = match self.candidates {
+            0 => (self.k.saturating_mul(CANDIDATES_PER_HIT)).max(LEAST_CANDIDATES),
+            n => n,
+        };
+        wanted.max(self.k)
+    }
+
+    pub(super) fn is_late(&self) -> bool {
+        self.deadline.is_some_and(|deadline| Instant::now() >= deadline)
+    }
+}
+
+/// One row of an answer.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Hit {
+    /// The caller's key of the document.
+    pub key: Key,
+    /// Exact score: larger is better.
+    pub score: f32,
+    /// Row in the index.
+    pub row: Row,
+}
+
+/// What a query cost, step by step.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct SearchStats {
+    /// Lists scanned.
+    pub lists_probed: u32,
+    /// Rows whose codes were scored.
+    pub rows_scanned: u64,
+    /// Rows chosen for verification.
+    pub candidates: u32,
+    /// Dense vectors scored.
+    pub vectors_read: u32,
+    /// Bytes of dense shards touched.
+    pub bytes_read: u64,
+    /// Reads issued (0 where vectors are mapped or in memory).
+    pub reads: u32,
+    /// Nanoseconds choosing lists.
+    pub probe_ns: u64,
+    /// Nanoseconds making score tables and scanning codes.
+    pub scan_ns: u64,
+    /// Nanoseconds reading and scoring dense vectors.
+    pub fetch_ns: u64,
+    /// Nanoseconds ordering hits.
+    pub rank_ns: u64,
+    /// Share of the planned work that was done before the deadline; 1.0 is all of it.
+    pub fraction: f32,
+}
+
+impl SearchStats {
+    pub(super) fn add_fetch(&mut self, fetch: &FetchStats) {
+        self.vectors_read += fetch.vectors as u32;
+        self.bytes_read += fetch.bytes as u64;
+        self.reads += fetch.reads as u32;
+    }
+}
+
+/// Working memory of one thread; reused from query to query, it stops growing after the first few.
+#[derive(Debug, Default)]
+pub struct Scratch {
+    pub(super) query: Vec<f32>,
+    pub(super) probe: ProbeScratch,
+    pub(super) probes: Vec<Probe>,
+    pub(super) tables: QueryTables,
+    pub(super) scan: ScanScratch,
+    pub(super) best: Reservoir,
+    pub(super) rows: Vec<Row>,
+    pub(super) fetch: FetchScratch,
+}

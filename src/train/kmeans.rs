@@ -1,0 +1,328 @@
+//! Lloyd's k-means from a k-means++ start: sampled, parallel, seeded, and the same at any number of threads.
+//!
+//! The easy version repeats "assign all, average all" from a k-means++ start over the whole sample. Departures:
+//! - **Coarse to fine.** Most iterations run on a quarter of the sample; the last ones on all of it. The early moves are
+//!   large, and a quarter shows their direction as well as the whole.
+//! - **Fixed chunks.** Sums are made chunk by chunk and added in chunk order, so rayon's schedule changes nothing.
+//! - **Empty lists** are refilled by splitting the largest: its centroid is moved a little both ways.
+//! - **Two levels** above [`FLAT_LISTS`]: first the square root of that many groups, then each group's share of lists
+//!   within it. A flat run over n points costs `n L d` an iteration, two levels cost about `2 n sqrt(L) d`.
+//! - **k-means++ on a subset** of at most [`SEEDING_ROWS_PER_LIST`] rows a list: seeding is sequential and costs as much
+//!   as an iteration a list... a column at a time; quality comes from the iterations that follow.
+
+use ndarray::{Array2, ArrayView2, Axis, s};
+use rayon::prelude::*;
+
+use super::Watch;
+use crate::error::Result;
+use crate::linalg::norm2;
+use crate::quantizer::Coarse;
+use crate::sample::{Rng, sample_rows};
+use crate::types::{ListId, Metric};
+
+/// More lists than this are trained in two levels.
+pub const FLAT_LISTS: usize = 65_536;
+/// Rows a list that k-means++ chooses from.
+const SEEDING_ROWS_PER_LIST: usize = 8;
+/// Beyond this many lists the start is a plain sample: k-means++ would cost more than it gains.
+const SEEDED_LISTS: usize = 4_096;
+/// Rows of one unit of parallel work.
+const CHUNK: usize = 4_096;
+
+/// How long to iterate.
+#[derive(Debug, Clone, Copy)]
+pub struct Iterations {
+    /// On a quarter of the rows.
+    pub coarse: usize,
+    /// On all rows.
+    pub fine: usize,
+}
+
+/// `lists` centroids (at most one a row) of the rows of `x` (n x d).
+pub fn kmeans(
+    x: ArrayView2<'_, f32>,
+    lists: usize,
+    iterations: Iterations,
+    seed: u64,
+    watch: &dyn Watch,
+) -> Result<Array2<f32>> {
+    if lists > FLAT_LISTS { two_level(x, lists, iterations, seed, watch) } else { flat(x, lists, iterations, seed, watch) }
+}
+
+/// Distance computations that [`kmeans`] makes, in rows, for progress.
+pub(super) fn work(rows: usize, iterations: Iterations) -> u64 {
+    (quarter(rows) * iterations.coarse + rows * iterations.fine) as u64
+}
+
+fn quarter(rows: usize) -> usize {
+    rows.div_ceil(4)
+}
+
+fn flat(
+    x: ArrayView2<'_, f32>,
+    lists: usize,
+    iterations: Iterations,
+    seed: u64,
+    watch: &dyn Watch,
+) -> Result<Array2<f32>> {
+    let lists = lists.min(x.nrows());
+    let mut centroids = start(x, lists, seed);
+    let some = sample_rows(x.nrows() as u64, quarter(x.nrows()).max(lists), seed ^ 1);
+    let subset = gather(x, &some);
+    for i in 0..iterations.coarse + iterations.fine {
+        let rows = if i < iterations.coarse { subset.view() } else { x };
+        watch.check()?;
+        centroids = lloyd(rows, centroids, watch);
+    }
+    Ok(centroids)
+}
+
+/// Copies the given rows.
+pub(crate) fn gather(x: ArrayView2<'_, f32>, rows: &[u64]) -> Array2<f32> {
+    let rows: Vec<usize> = rows.iter().map(|&r| r as usize).collect();
+    x.select(Axis(0), &rows)
+}
+
+/// k-means++ on a subset: each next centre drawn with probability proportional to the squared distance to the nearest
+/// one so far.
+fn start(x: ArrayView2<'_, f32>, lists: usize, seed: u64) -> Array2<f32> {
+    if lists > SEEDED_LISTS {
+        return gather(x, &sample_rows(x.nrows() as u64, lists, seed));
+    }
+    let pool = gather(x, &sample_rows(x.nrows() as u64, lists * SEEDING_ROWS_PER_LIST, seed));
+    let mut rng = Rng::stream(seed, 1);
+    let mut chosen = vec![rng.below(pool.nrows() as u64)];
+    let mut distances = vec![f32::INFINITY; pool.nrows()];
+    while chosen.len() < lists {
+        let center = pool.row(*chosen.last().expect("one is chosen") as usize);
+        let center = center.as_slice().expect("C order");
+        distances.par_chunks_mut(CHUNK).zip(pool.axis_chunks_iter(Axis(0), CHUNK).into_par_iter()).for_each(
+            |(distances, rows)| {
+                for (distance, row) in distances.iter_mut().zip(rows.rows()) {
+                    *distance = distance.min(distance2(row.as_slice().expect("C order"), center));
+                }
+            },
+        );
+        chosen.push(draw(&distances, &mut rng));
+    }
+    gather(pool.view(), &chosen)
+}
+
+/// A row drawn with probability proportional to its weight; any row if all weights are zero.
+fn draw(weights: &[f32], rng: &mut Rng) -> u64 {
+    let total: f64 = weights.iter().map(|&w| f64::from(w)).sum();
+    let mut target = rng.unit_f64() * total;
+    let found = weights.iter().position(|&w| {
+        target -= f64::from(w);
+        target < 0.0
+    });
+    found.map_or_else(|| rng.below(weights.len() as u64), |row| row as u64)
+}
+
+fn distance2(a: &[f32], b: &[f32]) -> f32 {
+    // Lanes, so that the sum vectorises (a plain float sum must keep its order).
+    let mut lanes = [0f32; 16];
+    let (a_head, a_tail) = a.as_chunks::<16>();
+    let (b_head, b_tail) = b.as_chunks::<16>();
+    for (a, b) in a_head.iter().zip(b_head) {
+        for i in 0..16 {
+            lanes[i] += (a[i] - b[i]) * (a[i] - b[i]);
+        }
+    }
+    let tail: f32 = a_tail.iter().zip(b_tail).map(|(a, b)| (a - b) * (a - b)).sum();
+    lanes.iter().sum::<f32>() + tail
+}
+
+/// Sums of one chunk of rows by list.
+struct Sums {
+    counts: Vec<u32>,
+    sums: Array2<f32>,
+}
+
+/// One iteration: assign every row, move every centroid to its rows' mean.
+fn lloyd(x: ArrayView2<'_, f32>, centroids: Array2<f32>, watch: &dyn Watch) -> Array2<f32> {
+    let dim = centroids.dim();
+    let coarse = Coarse::new(centroids, Metric::L2);
+    let lists: Vec<ListId> = assign(&coarse, x, watch);
+    // A group of chunks shares one accumulator, so that memory is bounded by a few copies of the centroids.
+    let span = x.nrows().div_ceil(8).max(CHUNK);
+    let total = x
+        .axis_chunks_iter(Axis(0), span)
+        .into_par_iter()
+        .zip(lists.par_chunks(span))
+        .map(|(rows, lists)| sum_by_list(rows, lists, dim))
+        .collect::<Vec<Sums>>()
+        .into_iter()
+        .reduce(|mut a, b| {
+            a.sums += &b.sums;
+            a.counts.iter_mut().zip(&b.counts).for_each(|(a, b)| *a += b);
+            a
+        })
+        .expect("at least one row");
+    means(total, coarse.centroids())
+}
+
+/// The list of every row.
+fn assign(coarse: &Coarse, x: ArrayView2<'_, f32>, watch: &dyn Watch) -> Vec<ListId> {
+    let mut lists = vec![0; x.nrows()];
+    lists.par_chunks_mut(CHUNK).zip(x.axis_chunks_iter(Axis(0), CHUNK).into_par_iter()).for_each(|(lists, rows)| {
+        coarse.assign(rows, lists);
+        watch.advance(lists.len() as u64);
+    });
+    lists
+}
+
+fn sum_by_list(rows: ArrayView2<'_, f32>, lists: &[ListId], dim: (usize, usize)) -> Sums {
+    let mut total = Sums { counts: vec![0; dim.0], sums: Array2::zeros(dim) };
+    for (row, &list) in rows.rows().into_iter().zip(lists) {
+        total.counts[list as usize] += 1;
+        let mut sum = total.sums.row_mut(list as usize);
+        sum += &row;
+    }
+    total
+}
+
+/// Means of the lists; an empty list takes half of the largest.
+fn means(total: Sums, old: ArrayView2<'_, f32>) -> Array2<f32> {
+    let Sums { mut counts, sums: mut centroids } = total;
+    for (mut centroid, &count) in centroids.rows_mut().into_iter().zip(&counts) {
+        if count > 0 {
+            centroid /= count as f32;
+        }
+    }
+    for list in 0..counts.len() {
+        if counts[list] > 0 {
+            continue;
+        }
+        let largest = (0..counts.len()).max_by_key(|&l| (counts[l], usize::MAX - l)).expect("at least one list");
+        if counts[largest] < 2 {
+            centroids.row_mut(list).assign(&old.row(list));
+            continue;
+        }
+        let center = centroids.row(largest).to_owned();
+        for (i, value) in center.iter().enumerate() {
+            let nudge = if i % 2 == 0 { 1.0 / 1024.0 } else { -1.0 / 1024.0 };
+            centroids[[list, i]] = value * (1.0 + nudge);
+            centroids[[largest, i]] = value * (1.0 - nudge);
+        }
+        counts[list] = counts[largest] / 2;
+        counts[largest] -= counts[list];
+    }
+    centroids
+}
+
+/// Groups first, then every group's share of the lists within it.
+fn two_level(
+    x: ArrayView2<'_, f32>,
+    lists: usize,
+    iterations: Iterations,
+    seed: u64,
+    watch: &dyn Watch,
+) -> Result<Array2<f32>> {
+    let lists = lists.min(x.nrows());
+    let groups = (lists as f64).sqrt().ceil() as usize;
+    let coarse = Coarse::new(flat(x, groups, iterations, seed, watch)?, Metric::L2);
+    let group_of = assign(&coarse, x, watch);
+    let mut members = vec![Vec::new(); groups];
+    for (row, &group) in (0u64..).zip(&group_of) {
+        members[group as usize].push(row);
+    }
+    let shares = shares(&members.iter().map(Vec::len).collect::<Vec<_>>(), lists);
+    let mut centroids = Array2::zeros((lists, x.ncols()));
+    let mut filled = 0;
+    for (group, share) in members.iter().zip(shares) {
+        if share > 0 {
+            let found = flat(gather(x, group).view(), share, iterations, seed ^ filled as u64, watch)?;
+            centroids.slice_mut(s![filled..filled + share, ..]).assign(&found);
+            filled += share;
+        }
+    }
+    Ok(centroids)
+}
+
+/// Splits `lists` among groups in proportion to their sizes, none more than its rows; `lists` is at most their sum.
+fn shares(sizes: &[usize], lists: usize) -> Vec<usize> {
+    let total: usize = sizes.iter().sum();
+    let mut shares: Vec<usize> = sizes.iter().map(|&n| n * lists / total).collect();
+    let mut missing = lists - shares.iter().sum::<usize>();
+    while missing > 0 {
+        let neediest = (0..sizes.len())
+            .filter(|&g| shares[g] < sizes[g])
+            .max_by_key(|&g| (sizes[g] / (shares[g] + 1), usize::MAX - g))
+            .expect("fewer lists than rows");
+        shares[neediest] += 1;
+        missing -= 1;
+    }
+    shares
+}
+
+/// Mean squared distance of the rows to their nearest centroid.
+pub fn distortion(x: ArrayView2<'_, f32>, coarse: &Coarse) -> f32 {
+    let mut lists = vec![0; x.nrows()];
+    coarse.assign(x, &mut lists);
+    let total: f32 = x
+        .rows()
+        .into_iter()
+        .zip(&lists)
+        .map(|(row, &l)| norm2((&row - &ndarray::aview1(coarse.centroid(l))).as_slice().expect("C order")))
+        .sum();
+    total / x.nrows() as f32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::train::Silent;
+
+    const ITERATIONS: Iterations = Iterations { coarse: 4, fine: 3 };
+
+    /// `blobs` tight clusters on a line of integers, `per` rows each.
+    fn blobs(blobs: usize, per: usize, dim: usize) -> Array2<f32> {
+        let mut rng = Rng::new(4);
+        Array2::from_shape_fn((blobs * per, dim), |(i, j)| ((i % blobs) * (j + 1)) as f32 + 0.01 * rng.normal())
+    }
+
+    #[test]
+    fn finds_well_separated_clusters() {
+        let x = blobs(12, 50, 5);
+        let found = kmeans(x.view(), 12, ITERATIONS, 9, &Silent).unwrap();
+        assert!(distortion(x.view(), &Coarse::new(found, Metric::L2)) < 0.01);
+    }
+
+    #[test]
+    fn does_not_depend_on_the_number_of_threads() {
+        let x = blobs(30, 400, 6);
+        let run = |threads| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            pool.install(|| kmeans(x.view(), 20, ITERATIONS, 3, &Silent).unwrap())
+        };
+        assert_eq!(run(1), run(3));
+    }
+
+    #[test]
+    fn duplicates_and_few_rows_are_no_trouble() {
+        let same = Array2::from_elem((10, 3), 2.5f32);
+        let found = kmeans(same.view(), 4, ITERATIONS, 1, &Silent).unwrap();
+        assert!(found.iter().all(|v| (v - 2.5).abs() < 0.1));
+        let one = Array2::from_elem((1, 3), 1.0f32);
+        assert_eq!(kmeans(one.view(), 8, ITERATIONS, 1, &Silent).unwrap().nrows(), 1);
+    }
+
+    #[test]
+    fn two_levels_are_nearly_as_good_as_one() {
+        let x = blobs(64, 40, 8);
+        let of = |c: Array2<f32>| distortion(x.view(), &Coarse::new(c, Metric::L2));
+        let one = of(flat(x.view(), 100, ITERATIONS, 5, &Silent).unwrap());
+        let two = two_level(x.view(), 100, ITERATIONS, 5, &Silent).unwrap();
+        assert_eq!(two.nrows(), 100);
+        assert!(of(two) < one.max(0.001) * 50.0);
+    }
+
+    #[test]
+    fn shares_fill_up_without_passing_a_groups_rows() {
+        assert_eq!(shares(&[10, 0, 5, 1], 16), vec![10, 0, 5, 1]);
+        let some = shares(&[100, 50, 3], 20);
+        assert_eq!(some.iter().sum::<usize>(), 20);
+        assert!(some[0] > some[1] && some[1] > some[2]);
+    }
+}

@@ -1,0 +1,86 @@
+//! Training: from a sample of vectors to a [`Quantizer`].
+//!
+//! Everything here works on a sample held in memory (n x d, C order), is seeded, and gives the same result at any number
+//! of threads: parallel work is cut into fixed pieces whose results are added in order. (The instruction set may change
+//! the last bits, and with them the trained parts; answers of a given index do not depend on it.)
+
+mod kmeans;
+mod product;
+
+pub use kmeans::{FLAT_LISTS, Iterations, distortion, kmeans};
+pub use product::{train_codebooks, train_opq};
+
+use ndarray::ArrayView2;
+use rayon::prelude::*;
+
+use crate::error::Result;
+use crate::quantizer::{CodeShape, Coarse, Quantizer};
+use crate::sample::sample_rows;
+use crate::types::Metric;
+
+/// Sees how long work advances, and may stop it.
+pub trait Watch: Sync {
+    /// A phase of `total` units begins.
+    fn begin(&self, phase: &'static str, total: u64);
+    /// `units` of the phase are done.
+    fn advance(&self, units: u64);
+    /// An error stops the work at the next safe point.
+    fn check(&self) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// Watches nothing.
+#[derive(Debug, Clone, Copy)]
+pub struct Silent;
+
+impl Watch for Silent {
+    fn begin(&self, _: &'static str, _: u64) {}
+    fn advance(&self, _: u64) {}
+}
+
+/// What to train.
+#[derive(Debug, Clone)]
+pub struct QuantizerSpec {
+    /// How queries and documents are compared.
+    pub metric: Metric,
+    /// Number of inverted lists (fewer where the sample has fewer rows).
+    pub lists: usize,
+    /// Bits and bytes of a code.
+    pub shape: CodeShape,
+    /// Whether to learn a rotation (OPQ).
+    pub opq: bool,
+    /// Rows that codebooks and rotation are trained on.
+    pub code_rows: usize,
+    /// Of every random choice.
+    pub seed: u64,
+}
+
+const COARSE_ITERATIONS: Iterations = Iterations { coarse: 6, fine: 4 };
+
+/// Trains centroids, rotation and codebooks on `sample` (n x d, n at least 1; normalised under cosine).
+pub fn train_quantizer(sample: ArrayView2<'_, f32>, spec: &QuantizerSpec, watch: &dyn Watch) -> Result<Quantizer> {
+    watch.begin("train lists", kmeans::work(sample.nrows(), COARSE_ITERATIONS));
+    let centroids = kmeans(sample, spec.lists, COARSE_ITERATIONS, spec.seed, watch)?;
+    let rows = sample_rows(sample.nrows() as u64, spec.code_rows, spec.seed ^ 2);
+    let mut residuals = kmeans::gather(sample, &rows);
+    subtract_centroids(&mut residuals, &Coarse::new(centroids.clone(), spec.metric));
+    watch.begin("train codes", (rows.len() * product::passes(spec.opq)) as u64);
+    let (rotation, product) = if spec.opq {
+        let (rotation, product) = train_opq(residuals.view(), spec.shape, spec.seed ^ 3, watch)?;
+        (Some(rotation), product)
+    } else {
+        (None, train_codebooks(residuals.view(), spec.shape, spec.seed ^ 3, watch)?)
+    };
+    Ok(Quantizer::new(spec.metric, centroids, rotation, product))
+}
+
+fn subtract_centroids(x: &mut ndarray::Array2<f32>, coarse: &Coarse) {
+    x.axis_chunks_iter_mut(ndarray::Axis(0), 1024).into_par_iter().for_each(|mut rows| {
+        let mut lists = vec![0; rows.nrows()];
+        coarse.assign(rows.view(), &mut lists);
+        for (mut row, &list) in rows.rows_mut().into_iter().zip(&lists) {
+            row -= &ndarray::aview1(coarse.centroid(list));
+        }
+    });
+}
