@@ -52,7 +52,7 @@ pub(super) struct Options {
 }
 
 fn positive(text: &str) -> std::result::Result<usize, String> {
-    match text.parse() {
+    match text.parse::<usize>() {
         Ok(0) => Err("give at least 1".into()),
         parsed => parsed.map_err(|error| error.to_string()),
     }
