@@ -2,9 +2,9 @@
 //! kernels whose name contains WORD).
 //!
 //! Each kernel first proves its answer against the scalar oracle on the very data that is then timed. The instruction
-//! sets take turns within each round; the figure is the median of the rounds. Beside the time stand the bytes read a
+//! sets take turns within each round; the figures are the median and the best of the rounds. Beside the time stand the bytes read a
 //! second, as a share of what a plain streaming sum reads from data of the same size, and, for AVX-512, the bound that
-//! the execution ports of Zen 4 set (see [`Shape::bound`]) and the distance from it.
+//! the execution ports of Zen 4 set (see [`Shape::bound`]) and how far the best round is from it.
 
 use std::hint::black_box;
 use std::time::Instant;
@@ -132,23 +132,25 @@ impl Bench {
             }
         }
         for (kernels, times) in sets.iter().zip(times) {
-            self.print(shape, kernels.name, median(times));
+            let best = times.iter().copied().fold(f64::INFINITY, f64::min);
+            self.print(shape, kernels.name, median(times), best);
         }
     }
 
-    fn print(&self, shape: &Shape, set: &str, seconds: f64) {
+    fn print(&self, shape: &Shape, set: &str, seconds: f64, best: f64) {
         let ns = seconds * 1e9 / shape.rows as f64;
+        let best = best * 1e9 / shape.rows as f64;
         let rate = shape.bytes as f64 / seconds / 1e9;
         let share = 100.0 * rate / self.machine.bandwidth_for(shape.bytes);
         let bound = match set {
             "avx512" => {
                 let bound = shape.bound / self.machine.gigahertz;
-                format!("{bound:.3} | {:.2}x", ns / bound)
+                format!("{bound:.3} | {:.2}x", best / bound)
             }
             _ => " | ".to_string(),
         };
         println!(
-            "| {} | {} | {set} | {ns:.3} | {:.1} | {rate:.1} | {share:.0} % | {bound} |",
+            "| {} | {} | {set} | {ns:.3} | {best:.3} | {:.1} | {rate:.1} | {share:.0} % | {bound} |",
             shape.kernel,
             shape.what,
             1e3 / ns
@@ -304,15 +306,15 @@ fn rows(bench: &Bench, columns: usize, rows: usize) {
         let (query, matrix) = (random.signed(columns), random.signed(rows * columns));
         let sums: Vec<i32> = matrix.chunks_exact(columns).map(|row| row.iter().map(|&x| i32::from(x)).sum()).collect();
         let mut out = vec![0; rows];
-        bench.run(&shape("dot_rows_i8", 1, 17.0 / 16.0), |k| {
+        bench.run(&shape("dot_rows_i8", 1, 9.0 / 8.0), |k| {
             (k.dot_rows_i8)(&query, &matrix, &sums, &mut out);
-            out.iter().fold(0i32, |a, b| a.wrapping_mul(3).wrapping_add(*b))
+            out.iter().fold(0, |a, b| a ^ b)
         });
     }
     if bench.wants("dot_rows_f32") {
         let (query, matrix) = (random.floats(columns), random.floats(rows * columns));
         let mut out = vec![0.0; rows];
-        bench.run(&shape("dot_rows_f32", 4, 9.0 / 8.0), |k| {
+        bench.run(&shape("dot_rows_f32", 4, 5.0 / 4.0), |k| {
             (k.dot_rows_f32)(&query, &matrix, &mut out);
             out[0].to_bits() ^ out[rows / 2].to_bits() ^ out[rows - 1].to_bits()
         });
@@ -345,14 +347,14 @@ fn codewords(bench: &Bench, subspaces: usize, count: usize, dimension: usize) {
         // Beside the multiply-adds: compare, two choices and the next codewords' numbers.
         bench.run(&shape("nearest", dimension * 4, dimension as f64 + 2.0), |k| {
             let chosen = pieces().zip(norms.chunks_exact(count)).map(|((x, book), norms)| (k.nearest)(x, book, norms));
-            chosen.fold(0u32, |a, b| a.wrapping_mul(31).wrapping_add(b.into()))
+            chosen.fold(0u32, |a, b| a.rotate_left(1) ^ u32::from(b))
         });
     }
     if bench.wants("quantize_u8") {
         // Subtract, multiply, two clamps, convert, narrow, store.
         bench.run(&shape("quantize_u8", 4, 3.5), |k| {
             (k.quantize_u8)(&books[..subspaces * count], -100.0, 1.1, &mut bytes);
-            bytes.iter().fold(0u32, |a, b| a.wrapping_add((*b).into()))
+            bytes.iter().fold(0, |a, b| a ^ b)
         });
     }
 }
@@ -364,8 +366,10 @@ fn main() {
     for (bytes, rate) in &bench.machine.bandwidth {
         println!("- {}: {rate:.1} GB/s", size(*bytes));
     }
-    println!("\n| kernel | shape | set | ns a row | M rows/s | GB/s | of streaming | bound ns | from bound |");
-    println!("|---|---|---|---|---|---|---|---|---|");
+    println!(
+        "\n| kernel | shape | set | ns a row | best | M rows/s | GB/s | of streaming | bound ns | best to bound |"
+    );
+    println!("|---|---|---|---|---|---|---|---|---|---|");
     scans(&bench);
     for dimension in [100, 128, 768] {
         dense(&bench, dimension);

@@ -4,6 +4,7 @@ pub mod codes;
 pub mod dataset;
 pub mod dense;
 pub mod error;
+pub mod eval;
 pub mod format;
 pub mod index;
 pub mod linalg;

@@ -36,7 +36,8 @@ impl Default for SearchParams {
 }
 
 impl SearchParams {
-    pub(super) fn candidates_or_default(&self) -> usize {
+    /// Rows that will be verified.
+    pub fn candidates_or_default(&self) -> usize {
         let wanted = match self.candidates {
             0 => (self.k.saturating_mul(CANDIDATES_PER_HIT)).max(LEAST_CANDIDATES),
             n => n,

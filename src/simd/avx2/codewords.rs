@@ -56,9 +56,11 @@ fn costs<const N: usize>(x: &[f32], codewords: &[f32], half_norms: &[f32], first
 #[inline]
 #[target_feature(enable = "avx2")]
 fn store<const N: usize>(sums: [__m256; N], out: &mut [f32]) {
-    for (sum, out) in sums.iter().zip(out.as_chunks_mut::<8>().0) {
-        // SAFETY: the destination is an array of 8.
-        unsafe { _mm256_storeu_ps(out.as_mut_ptr(), *sum) };
+    for out in out.as_chunks_mut::<8>().0.as_chunks_mut::<N>().0 {
+        for (sum, out) in sums.iter().zip(out) {
+            // SAFETY: the destination is an array of 8.
+            unsafe { _mm256_storeu_ps(out.as_mut_ptr(), *sum) };
+        }
     }
 }
 

@@ -31,8 +31,10 @@ macro_rules! long_sum {
         }
         if !a_rest.is_empty() {
             let (mut a, mut b) = ([0.0; 8], [$zero; 8]);
-            a[..a_rest.len()].copy_from_slice(a_rest);
-            b[..b_rest.len()].copy_from_slice(b_rest);
+            // Element by element: a copy of unknown length would be a call.
+            for (i, (x, y)) in a_rest.iter().zip(b_rest).enumerate() {
+                (a[i], b[i]) = (*x, *y);
+            }
             let lane = &mut lanes[a_eights.len()];
             let ($acc, $x, $y) = (*lane, load_f32(&a), $load(&b));
             *lane = $step;

@@ -58,9 +58,9 @@ impl Survivors<'_> {
     #[target_feature(enable = "avx2")]
     fn append(&mut self, run: &PackedRows<'_>, first: usize, mut sums: __m256i, threshold: u16) {
         let real = run.rows - first;
-        if let Some(terms) = (!run.terms.is_empty()).then(|| &run.terms[first..]) {
+        if !run.terms.is_empty() {
             // The upper half of (term << 8) * weight is (term * weight) >> 8.
-            let terms = _mm256_slli_epi16::<8>(_mm256_cvtepu8_epi16(load_padded(terms)));
+            let terms = _mm256_slli_epi16::<8>(_mm256_cvtepu8_epi16(load_padded(&run.terms[first..])));
             sums = _mm256_add_epi16(sums, _mm256_mulhi_epu16(terms, _mm256_set1_epi16(run.term_weight.cast_signed())));
         }
         let limit = _mm256_set1_epi16(threshold.cast_signed());

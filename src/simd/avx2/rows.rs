@@ -1,5 +1,5 @@
 //! One query against every row of a matrix: four rows go together, share the loads of the query and are reduced by one
-//! transposing tree of shuffles.
+//! transposing tree of shuffles. As with AVX-512 each step asks for the next lines of the run that the next four rows are.
 //!
 //! int8: `vpmaddubsw` wants one side unsigned and saturates at 16 bits. `|row| * (query with the sign of row)` is the
 //! same product, and because the query is at least -127 two of them stay below 2^15: exact.
@@ -43,14 +43,18 @@ pub(super) fn dot_rows_i8(query: &[i8], rows: &[i8], row_sums: &[i32], out: &mut
 #[target_feature(enable = "avx2")]
 unsafe fn partial_products<const N: usize>(query: &[i8], matrix: *const i8) -> [__m256i; N] {
     let columns = query.len();
+    let next = matrix.wrapping_add(N * columns);
     let ones = _mm256_set1_epi16(1);
     let mut sums = [_mm256_setzero_si256(); N];
     for j in (0..columns).step_by(32) {
         // SAFETY: `j + 32 <= columns`.
         let x = unsafe { _mm256_loadu_si256(query.as_ptr().add(j).cast()) };
         for (r, sum) in sums.iter_mut().enumerate() {
-            // SAFETY: row `r < N` has `columns` elements.
-            let row = unsafe { _mm256_loadu_si256(matrix.add(r * columns + j).cast()) };
+            // SAFETY: row `r < N` has `columns` elements; a prefetch may be of any address.
+            let row = unsafe {
+                _mm_prefetch::<_MM_HINT_T0>(next.wrapping_add(j * N + r * 32));
+                _mm256_loadu_si256(matrix.add(r * columns + j).cast())
+            };
             let products = _mm256_maddubs_epi16(_mm256_abs_epi8(row), _mm256_sign_epi8(x, row));
             *sum = _mm256_add_epi32(*sum, _mm256_madd_epi16(products, ones));
         }
@@ -102,6 +106,7 @@ pub(super) fn dot_rows_f32(query: &[f32], rows: &[f32], out: &mut [f32]) {
 unsafe fn row_lanes<const N: usize>(query: &[f32], matrix: *const f32) -> [[__m256; N]; 2] {
     let columns = query.len();
     let whole = columns / 8 * 8;
+    let next = matrix.wrapping_add(N * columns);
     let mut lanes = [[_mm256_setzero_ps(); N]; 2];
     for j in (0..whole / 16 * 16).step_by(16) {
         for (half, lanes) in lanes.iter_mut().enumerate() {
@@ -109,8 +114,12 @@ unsafe fn row_lanes<const N: usize>(query: &[f32], matrix: *const f32) -> [[__m2
             // SAFETY: `j + 8 <= whole`.
             let x = unsafe { _mm256_loadu_ps(query.as_ptr().add(j)) };
             for (r, lane) in lanes.iter_mut().enumerate() {
-                // SAFETY: row `r < N` has `columns` elements.
-                *lane = _mm256_fmadd_ps(x, unsafe { _mm256_loadu_ps(matrix.add(r * columns + j)) }, *lane);
+                // SAFETY: row `r < N` has `columns` elements; a prefetch may be of any address.
+                let row = unsafe {
+                    _mm_prefetch::<_MM_HINT_T0>(next.wrapping_add(j * N + r * 8).cast());
+                    _mm256_loadu_ps(matrix.add(r * columns + j))
+                };
+                *lane = _mm256_fmadd_ps(x, row, *lane);
             }
         }
     }

@@ -1,7 +1,8 @@
 //! Kernels over the codewords of a subspace, and the step that turns their scores into bytes.
 //!
 //! Lanes are codewords: a codebook is stored dimension-major, so each dimension of the query is broadcast once and
-//! multiplied with registers of 16 codewords. All 256 sums stay in 16 registers.
+//! multiplied with registers of 16 codewords. All 256 sums stay in 16 registers, which takes loops of constant length:
+//! hence arrays of arrays (`tiles`) where slices would do.
 
 use std::arch::x86_64::*;
 
@@ -21,15 +22,17 @@ pub(super) fn table_f32(query: &[f32], codewords: &[f32], out: &mut [f32]) {
 #[target_feature(enable = "avx512f")]
 fn table<const N: usize>(query: &[f32], codewords: &[f32], out: &mut [f32]) {
     let mut sums = [_mm512_setzero_ps(); N];
-    for (x, dimension) in query.iter().zip(codewords.chunks_exact(N * 16)) {
+    for (x, dimension) in query.iter().zip(tiles::<N>(codewords)) {
         let x = _mm512_set1_ps(*x);
-        for (sum, c) in sums.iter_mut().zip(dimension.as_chunks::<16>().0) {
+        for (sum, c) in sums.iter_mut().zip(dimension) {
             *sum = _mm512_fmadd_ps(x, load(c), *sum);
         }
     }
-    for (sum, out) in sums.iter().zip(out.as_chunks_mut::<16>().0) {
-        // SAFETY: the destination is an array of 16.
-        unsafe { _mm512_storeu_ps(out.as_mut_ptr(), *sum) };
+    for out in out.as_chunks_mut::<16>().0.as_chunks_mut::<N>().0 {
+        for (sum, out) in sums.iter().zip(out) {
+            // SAFETY: the destination is an array of 16.
+            unsafe { _mm512_storeu_ps(out.as_mut_ptr(), *sum) };
+        }
     }
 }
 
@@ -46,12 +49,14 @@ pub(super) fn nearest(x: &[f32], codewords: &[f32], half_norms: &[f32]) -> u8 {
 #[target_feature(enable = "avx512f")]
 fn nearest_of<const N: usize>(x: &[f32], codewords: &[f32], half_norms: &[f32]) -> u8 {
     let mut costs = [_mm512_setzero_ps(); N];
-    for (cost, half_norm) in costs.iter_mut().zip(half_norms.as_chunks::<16>().0) {
-        *cost = load(half_norm);
+    for half_norms in tiles::<N>(half_norms) {
+        for (cost, half_norm) in costs.iter_mut().zip(half_norms) {
+            *cost = load(half_norm);
+        }
     }
-    for (x, dimension) in x.iter().zip(codewords.chunks_exact(N * 16)) {
+    for (x, dimension) in x.iter().zip(tiles::<N>(codewords)) {
         let x = _mm512_set1_ps(*x);
-        for (cost, c) in costs.iter_mut().zip(dimension.as_chunks::<16>().0) {
+        for (cost, c) in costs.iter_mut().zip(dimension) {
             *cost = _mm512_fnmadd_ps(x, load(c), *cost);
         }
     }
@@ -85,6 +90,11 @@ pub(super) fn quantize_u8(x: &[f32], min: f32, inv_step: f32, out: &mut [u8]) {
             _mm_mask_storeu_epi8(out.as_mut_ptr().add(i).cast(), mask, bytes);
         }
     }
+}
+
+/// The same numbers as arrays of N registers.
+fn tiles<const N: usize>(numbers: &[f32]) -> &[[[f32; 16]; N]] {
+    numbers.as_chunks::<16>().0.as_chunks::<N>().0
 }
 
 #[inline]

@@ -20,8 +20,10 @@ macro_rules! long_sum {
         for i in (0..whole).step_by(64) {
             for (l, lane) in lanes.iter_mut().enumerate() {
                 let i = i + 16 * l;
-                // SAFETY: `i + 16 <= whole <= len` of both.
-                let ($x, $y) = unsafe { (_mm512_loadu_ps(a.as_ptr().add(i)), $load(b.as_ptr().add(i), !0)) };
+                // SAFETY: `i + 16 <= whole <= a.len()`.
+                let $x = unsafe { _mm512_loadu_ps(a.as_ptr().add(i)) };
+                // SAFETY: `b` is as long as `a`.
+                let $y = unsafe { $load(b.as_ptr().add(i), !0) };
                 let $acc = *lane;
                 *lane = $step;
             }
@@ -30,9 +32,10 @@ macro_rules! long_sum {
             let i = whole + 16 * l;
             if i < a.len() {
                 let mask = first16(a.len() - i);
-                // SAFETY: elements `i ..` in the mask exist; the others are not read.
-                let ($x, $y) =
-                    unsafe { (_mm512_maskz_loadu_ps(mask, a.as_ptr().add(i)), $load(b.as_ptr().add(i), mask)) };
+                // SAFETY: the elements in the mask exist; the others are not read.
+                let $x = unsafe { _mm512_maskz_loadu_ps(mask, a.as_ptr().add(i)) };
+                // SAFETY: `b` is as long as `a`.
+                let $y = unsafe { $load(b.as_ptr().add(i), mask) };
                 let $acc = *lane;
                 *lane = $step;
             }

@@ -8,6 +8,8 @@
 //!   alone gives `odd`; `even` follows at the end. Three operations instead of four for each 64 look-ups.
 //! - Up to four blocks go together, so that the four table loads serve that many loads of codes. The last of them may be
 //!   narrower: its loads are masked.
+//! - As in the 4-bit scan each step asks for the next lines of the blocks that follow, but only into the second-level
+//!   cache: four blocks of long codes fill the first.
 
 use std::arch::x86_64::*;
 
@@ -63,6 +65,9 @@ unsafe fn scan_blocks<const N: usize>(
     let last_rows = run.rows - (block + N - 1) * BLOCK_ROWS;
     let last_width = last_rows.next_multiple_of(GROUP_ROWS).min(BLOCK_ROWS);
     let last_lanes = first64(last_width);
+    // What comes next in this run; at its end what is being scanned, because to read beyond would be wasted.
+    let more = (block + N) * BLOCK_ROWS < run.rows;
+    let next = if more { codes.wrapping_add(N * block_bytes) } else { codes };
     let mut pairs = [_mm512_setzero_si512(); N];
     let mut odds = [_mm512_setzero_si512(); N];
     for byte in 0..tables.bytes {
@@ -73,8 +78,10 @@ unsafe fn scan_blocks<const N: usize>(
         }
         for b in 0..N {
             let codes = codes.wrapping_add(b * block_bytes);
-            // SAFETY: a block has its width of codes for each byte; lanes beyond are not read.
+            // SAFETY: a block has its width of codes for each byte; lanes beyond are not read; a
+            // prefetch may be of any address.
             let code = unsafe {
+                _mm_prefetch::<_MM_HINT_T1>(next.wrapping_add((byte * N + b) * 64).cast());
                 match b + 1 == N {
                     false => _mm512_loadu_si512(codes.add(byte * BLOCK_ROWS).cast()),
                     true => _mm512_maskz_loadu_epi8(last_lanes, codes.add(byte * last_width).cast()),
@@ -122,9 +129,27 @@ unsafe fn finish_block(
         odd = _mm512_add_epi16(odd, _mm512_mulhi_epu16(odd_terms, weight));
     }
     let limit = _mm512_set1_epi16(threshold.cast_signed());
-    if _mm512_cmpge_epu16_mask(_mm512_max_epu16(even, odd), limit) == 0 {
-        return;
+    if _mm512_cmpge_epu16_mask(_mm512_max_epu16(even, odd), limit) != 0 {
+        // SAFETY: as the caller promises.
+        unsafe { keep_rows(even, odd, limit, real, first, survivors) };
     }
+}
+
+/// Appends the rows in `real` whose score reaches `limit`. Not inlined: most blocks hold no survivor, and the scan is
+/// compiled for several numbers of blocks.
+///
+/// # Safety
+/// As for [`finish_block`].
+#[inline(never)]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vnni")]
+unsafe fn keep_rows(
+    even: __m512i,
+    odd: __m512i,
+    limit: __m512i,
+    real: __mmask64,
+    first: usize,
+    survivors: &mut Survivors,
+) {
     // Interleave into row order: lane i of `even` is row 2i.
     let lower = _mm512_set_epi16(
         47, 15, 46, 14, 45, 13, 44, 12, 43, 11, 42, 10, 41, 9, 40, 8, 39, 7, 38, 6, 37, 5, 36, 4, 35, 3, 34, 2, 33, 1,

@@ -1,0 +1,88 @@
+//! Exact nearest rows of many queries, by blocked matrix products over the index's dense vectors.
+//!
+//! The easy version scores every row against every query. Here a block of rows is decoded once and multiplied with all
+//! queries at once, which runs at the speed of arithmetic, not of memory. The products only choose: the best few of each
+//! query (with some to spare for rounding) are scored again by the verification kernel, so that these scores and those
+//! of search agree to the bit.
+
+use ndarray::{Array2, ArrayView2, Axis};
+use rayon::prelude::*;
+
+use super::reference::Reference;
+use crate::dense::FetchScratch;
+use crate::error::Result;
+use crate::linalg::{norm2, normalise, product_nt};
+use crate::search::Searcher;
+use crate::simd::Kernels;
+use crate::topk::TopK;
+use crate::types::{Metric, Row};
+
+/// Rows decoded at a time.
+const ROWS: usize = 2_048;
+/// Queries of one matrix product.
+const QUERIES: usize = 256;
+/// Rows beyond k that are scored again, for the rounding of the products.
+const SPARE: usize = 32;
+
+/// The scores of the `k` nearest rows of each query (n x dim), best first.
+pub fn exact_scores(searcher: &Searcher, queries: &[f32], k: usize) -> Result<Reference> {
+    let dim = searcher.dim();
+    let mut queries = Array2::from_shape_vec((queries.len() / dim, dim), queries.to_vec()).expect("whole queries");
+    if searcher.metric() == Metric::Cosine {
+        queries.rows_mut().into_iter().for_each(|mut q| {
+            normalise(q.as_slice_mut().expect("C order"));
+        });
+    }
+    let k = k.min(searcher.rows() as usize);
+    let mut best: Vec<TopK> = (0..queries.nrows()).map(|_| TopK::new(k + SPARE)).collect();
+    let mut scratch = FetchScratch::default();
+    let rows: Vec<Row> = (0..searcher.rows() as Row).collect();
+    let mut block = Array2::zeros((ROWS, dim));
+    for rows in rows.chunks(ROWS) {
+        let mut used = block.slice_mut(ndarray::s![..rows.len(), ..]);
+        searcher.index().dense().for_each(rows, &mut scratch, &mut |i, record| {
+            record.decode(used.row_mut(i).as_slice_mut().expect("C order"));
+        })?;
+        offer(searcher.metric(), queries.view(), used.view(), rows[0], &mut best);
+    }
+    let chosen: Vec<Vec<Row>> = best.iter_mut().map(|best| best.finish().map(|(_, row)| row).collect()).collect();
+    chosen
+        .into_par_iter()
+        .zip(queries.axis_iter(Axis(0)).into_par_iter())
+        .map_init(FetchScratch::default, |scratch, (mut rows, query)| {
+            rows.sort_unstable();
+            let mut scores = Vec::with_capacity(rows.len());
+            searcher.index().dense().for_each(&rows, scratch, &mut |_, record| {
+                scores.push(record.score(Kernels::detect(), searcher.metric(), query.as_slice().expect("C order")));
+            })?;
+            scores.sort_unstable_by(|a, b| b.total_cmp(a));
+            scores.truncate(k);
+            Ok(scores)
+        })
+        .collect::<Result<Vec<_>>>()
+        .map(Reference::Neighbours)
+}
+
+/// Offers a block of rows (m x d, the first of which is `first`) to the best of every query (n x d).
+fn offer(metric: Metric, queries: ArrayView2<'_, f32>, rows: ArrayView2<'_, f32>, first: Row, best: &mut [TopK]) {
+    let half_norms: Vec<f32> = match metric {
+        Metric::L2 => rows.rows().into_iter().map(|r| norm2(r.as_slice().expect("C order")) / 2.0).collect(),
+        Metric::Ip | Metric::Cosine => vec![0.0; rows.nrows()],
+    };
+    best.par_chunks_mut(QUERIES).zip(queries.axis_chunks_iter(Axis(0), QUERIES).into_par_iter()).for_each(
+        |(best, queries)| {
+            let mut scores = Array2::zeros((queries.nrows(), rows.nrows()));
+            product_nt(queries, rows, scores.view_mut());
+            for (best, scores) in best.iter_mut().zip(scores.rows()) {
+                let mut least = best.threshold().unwrap_or(f32::NEG_INFINITY);
+                for (at, (score, half_norm)) in scores.iter().zip(&half_norms).enumerate() {
+                    let score = score - half_norm;
+                    if score >= least {
+                        best.push(score, first + at as Row);
+                        least = best.threshold().unwrap_or(least);
+                    }
+                }
+            }
+        },
+    );
+}

@@ -1,0 +1,215 @@
+//! Running queries against the clock.
+//!
+//! One query at a time on each thread, as a service does it, or in batches on all threads. Every setting is run once
+//! before it is timed: the answers of that run are the ones whose quality is reported, and the timed runs find caches
+//! and scratch warm. Latencies are those of single queries; queries a second are queries over wall time.
+
+use serde::Serialize;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use super::reference::{Quality, Reference};
+use crate::error::Result;
+use crate::search::{Hit, SearchParams, SearchStats, Searcher};
+
+/// What to measure with.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// Threads that search at the same time.
+    pub threads: usize,
+    /// Hand all queries over at once.
+    pub batch: bool,
+    /// Least time of a timed run.
+    pub at_least: Duration,
+    /// Score every dense vector instead.
+    pub exact: bool,
+}
+
+/// One point of the frontier.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Setting {
+    /// Hits wanted.
+    pub k: usize,
+    /// Lists scanned; 0: the index's default.
+    pub nprobe: usize,
+    /// Candidates verified; 0: the default for k.
+    pub candidates: usize,
+}
+
+/// What a setting gives. Means are over queries.
+#[derive(Clone, Debug, Serialize)]
+pub struct Outcome {
+    /// Lists scanned.
+    pub nprobe: usize,
+    /// Candidates verified.
+    pub candidates: usize,
+    /// Hits wanted.
+    pub k: usize,
+    /// Mean recall in the first k.
+    pub recall: f64,
+    /// Mean reciprocal rank in the first k.
+    pub mrr: f64,
+    /// Queries a second.
+    pub qps: f64,
+    /// Median latency, microseconds.
+    pub p50_us: f64,
+    /// 99th percentile of latency, microseconds.
+    pub p99_us: f64,
+    /// Rows whose codes were scored.
+    pub rows_scanned: f64,
+    /// Dense vectors scored.
+    pub vectors_read: f64,
+    /// Bytes of dense shards read.
+    pub bytes_read: f64,
+    /// Microseconds choosing lists.
+    pub probe_us: f64,
+    /// Microseconds making tables and scanning codes.
+    pub scan_us: f64,
+    /// Microseconds reading and scoring dense vectors.
+    pub fetch_us: f64,
+    /// Threads.
+    pub threads: usize,
+    /// Whether queries came all at once.
+    pub batch: bool,
+    /// How dense vectors were read.
+    pub store: String,
+}
+
+/// Measures one setting over all queries (n x dim, n at least 1).
+pub fn measure(
+    searcher: &Searcher,
+    queries: &[f32],
+    reference: &Reference,
+    setting: Setting,
+    plan: &Plan,
+) -> Result<Outcome> {
+    let params = SearchParams {
+        k: setting.k,
+        nprobe: setting.nprobe,
+        candidates: setting.candidates,
+        exact: plan.exact,
+        deadline: None,
+    };
+    let pool = pool(plan.threads)?;
+    let answers = pool.install(|| searcher.search_batch(queries, &params))?;
+    let quality = mean_quality(reference, &answers, setting.k);
+    let timed = if plan.batch {
+        pool.install(|| time_batches(searcher, queries, &params, plan.at_least))?
+    } else {
+        time_single(searcher, queries, &params, plan)?
+    };
+    let mean = |f: &dyn Fn(&SearchStats) -> f64| answers.iter().map(|a| f(&a.1)).sum::<f64>() / answers.len() as f64;
+    let per_query = |ns: u64| ns as f64 / timed.queries as f64 / 1e3;
+    Ok(Outcome {
+        nprobe: answers[0].1.lists_probed as usize,
+        candidates: params.candidates_or_default(),
+        k: setting.k,
+        recall: quality.recall,
+        mrr: quality.reciprocal_rank,
+        qps: timed.queries as f64 / timed.wall.as_secs_f64(),
+        p50_us: percentile(&timed.latencies, 0.5),
+        p99_us: percentile(&timed.latencies, 0.99),
+        rows_scanned: mean(&|s| s.rows_scanned as f64),
+        vectors_read: mean(&|s| f64::from(s.vectors_read)),
+        bytes_read: mean(&|s| s.bytes_read as f64),
+        probe_us: per_query(timed.steps.probe_ns),
+        scan_us: per_query(timed.steps.scan_ns),
+        fetch_us: per_query(timed.steps.fetch_ns),
+        threads: plan.threads,
+        batch: plan.batch,
+        store: searcher.index().dense().store().to_string(),
+    })
+}
+
+fn pool(threads: usize) -> Result<rayon::ThreadPool> {
+    rayon::ThreadPoolBuilder::new()
+        .num_threads(threads)
+        .build()
+        .map_err(|e| crate::error::Error::params("threads", format!("{threads} could not be started: {e}")))
+}
+
+fn mean_quality(reference: &Reference, answers: &[(Vec<Hit>, SearchStats)], k: usize) -> Quality {
+    let known: Vec<Quality> =
+        answers.iter().enumerate().filter_map(|(query, (hits, _))| reference.quality(query, hits, k)).collect();
+    let mean = |f: &dyn Fn(&Quality) -> f64| known.iter().map(f).sum::<f64>() / known.len().max(1) as f64;
+    Quality { recall: mean(&|q| q.recall), reciprocal_rank: mean(&|q| q.reciprocal_rank) }
+}
+
+/// What a timed run saw.
+#[derive(Default)]
+struct Timed {
+    queries: usize,
+    wall: Duration,
+    /// Nanoseconds, ascending.
+    latencies: Vec<u64>,
+    /// Sums over queries.
+    steps: SearchStats,
+}
+
+impl Timed {
+    fn add(&mut self, nanoseconds: u64, stats: &SearchStats) {
+        self.queries += 1;
+        self.latencies.push(nanoseconds);
+        self.steps.probe_ns += stats.probe_ns;
+        self.steps.scan_ns += stats.scan_ns;
+        self.steps.fetch_ns += stats.fetch_ns;
+    }
+
+    fn merge(mut self, other: Timed) -> Timed {
+        self.queries += other.queries;
+        self.wall = self.wall.max(other.wall);
+        self.latencies.extend(other.latencies);
+        self.steps.probe_ns += other.steps.probe_ns;
+        self.steps.scan_ns += other.steps.scan_ns;
+        self.steps.fetch_ns += other.steps.fetch_ns;
+        self
+    }
+}
+
+/// Every thread takes the next query until all are done and the time is over.
+fn time_single(searcher: &Searcher, queries: &[f32], params: &SearchParams, plan: &Plan) -> Result<Timed> {
+    let count = queries.len() / searcher.dim();
+    let next = AtomicUsize::new(0);
+    let started = Instant::now();
+    let work = || -> Result<Timed> {
+        let (mut scratch, mut hits, mut timed) = (searcher.scratch(), Vec::new(), Timed::default());
+        loop {
+            let at = next.fetch_add(1, Ordering::Relaxed);
+            if at >= count && started.elapsed() >= plan.at_least {
+                timed.wall = started.elapsed();
+                return Ok(timed);
+            }
+            let query = &queries[at % count * searcher.dim()..][..searcher.dim()];
+            let begun = Instant::now();
+            let stats = searcher.search(query, params, &mut scratch, &mut hits)?;
+            timed.add(begun.elapsed().as_nanos() as u64, &stats);
+        }
+    };
+    let parts: Vec<Result<Timed>> = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..plan.threads).map(|_| scope.spawn(work)).collect();
+        threads.into_iter().map(|t| t.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
+    });
+    let mut total = parts.into_iter().try_fold(Timed::default(), |total, part| Ok(total.merge(part?)))?;
+    total.latencies.sort_unstable();
+    Ok(total)
+}
+
+/// Whole batches until the time is over; the latency of a query is that of its batch.
+fn time_batches(searcher: &Searcher, queries: &[f32], params: &SearchParams, at_least: Duration) -> Result<Timed> {
+    let started = Instant::now();
+    let mut timed = Timed::default();
+    while timed.queries == 0 || started.elapsed() < at_least {
+        let begun = Instant::now();
+        let answers = searcher.search_batch(queries, params)?;
+        let nanoseconds = begun.elapsed().as_nanos() as u64;
+        answers.iter().for_each(|(_, stats)| timed.add(nanoseconds, stats));
+    }
+    timed.wall = started.elapsed();
+    Ok(timed)
+}
+
+/// Microseconds below which the given share of ascending nanoseconds lies.
+fn percentile(latencies: &[u64], share: f64) -> f64 {
+    let at = ((latencies.len() - 1) as f64 * share).round() as usize;
+    latencies[at] as f64 / 1e3
+}

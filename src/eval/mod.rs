@@ -1,0 +1,18 @@
+//! Measuring: exact answers, recall, and how fast they come.
+//!
+//! Two recalls are kept apart. **Neighbour recall** compares with the exact nearest rows ([`Reference::neighbours`]): a
+//! hit counts if its true score reaches that of the k-th nearest row, so rows that tie with it count. **Relevance
+//! recall** compares with labelled documents ([`Reference::relevance`]): the share of a query's relevant documents among
+//! its hits.
+
+mod exact;
+mod html;
+mod machine;
+mod measure;
+mod reference;
+
+pub use exact::exact_scores;
+pub use html::frontier_page;
+pub use machine::{Machine, Memory};
+pub use measure::{Outcome, Plan, Setting, measure};
+pub use reference::{Quality, Reference};
