@@ -1,6 +1,7 @@
 //! `bigrain`: serve an index, search it from the terminal, see a first answer from a clean checkout.
 //!
-//! Exit code 0: done. 1: failed, with one line on stderr. 2: wrong usage. Results go to stdout, everything else to stderr.
+//! Exit code 0: done. 1: failed, with one line on stderr. 2: wrong usage. Results go to stdout, everything else to
+//! stderr.
 
 mod cli;
 

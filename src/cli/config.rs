@@ -9,8 +9,8 @@ use super::{SettingsOptions, printed};
 
 /// Print the settings that `serve` would run with, each with its origin
 ///
-/// A setting is taken from the first of: flag, environment (BIGRAIN_<SECTION>_<KEY>), --config file, default. The output
-/// is a settings file itself.
+/// A setting is taken from the first of: flag, environment (BIGRAIN_<SECTION>_<KEY>), --config file, default. The
+/// output is a settings file itself.
 #[derive(Args)]
 pub(super) struct Options {
     #[command(flatten)]

@@ -1,5 +1,6 @@
 //! `bigrain serve`: an index over HTTP.
 
+use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -40,7 +41,8 @@ pub(super) fn run(options: &Options) -> Result<ExitCode> {
 /// Logs to stderr from `BIGRAIN_LOG` on, or from `info`.
 pub(super) fn log_to_stderr() {
     let filter = EnvFilter::try_from_env("BIGRAIN_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let colours = std::io::stderr().is_terminal();
+    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(std::io::stderr).init();
 }
 
 /// Opens the index in `dir` and starts the workers over it.
@@ -56,8 +58,8 @@ pub(super) fn open(dir: &Path, config: ServerConfig) -> Result<Arc<Service>> {
     Service::start(config, searcher)
 }
 
-/// Binds the configured address, tells it to `listening`, and serves until a signal comes. Exit code 1 if requests had to
-/// be cut at the end.
+/// Binds the configured address, tells it to `listening`, and serves until a signal comes. Exit code 1 if requests
+/// had to be cut at the end.
 pub(super) fn serve_until_signal(service: Arc<Service>, listening: impl FnOnce(&str)) -> Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(NETWORK_THREADS).enable_all().build();
     let runtime = runtime.map_err(Error::io("network threads"))?;

@@ -25,7 +25,7 @@ pub struct KnownQueries {
 }
 
 impl KnownQueries {
-    /// Reads `texts` (see [`read_texts`]) and as many vectors of `dim` elements.
+    /// Reads `texts` (a `.tsv` with a header line, or one text a line) and as many vectors of `dim` elements.
     ///
     /// # Errors
     /// Unreadable files; another number or dimension of vectors than the texts and the index ask for.

@@ -1,9 +1,9 @@
 //! Counters and histograms, written in the text format of Prometheus.
 //!
 //! Departure from the `metrics` facade with an exporter: everything the server counts is known when it is compiled, so
-//! the registry is a struct of atomics. That needs no global (several servers live in one test process), no lock or hash
-//! per event, no upkeep task, and none of the exporter's twenty dependencies. Labels are bounded by construction: routes
-//! are the router's own patterns, statuses are three digits.
+//! the registry is a struct of atomics. That needs no global (several servers live in one test process), no lock or
+//! hash per event, no upkeep task, and none of the exporter's twenty dependencies. Labels are bounded by
+//! construction: routes are the router's own patterns, statuses are three digits.
 //!
 //! Units are base units (seconds, bytes), as the conventions of Prometheus ask.
 

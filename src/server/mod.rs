@@ -33,8 +33,8 @@
 //! [`Problem`].
 //!
 //! # Limits
-//! Each is a key of `config/server.toml`. Deliberately absent: authentication and a bound on the sum of all bodies being
-//! received (it is connections x body size); a proxy or a network policy stands in front.
+//! Each is a key of `config/server.toml`. Deliberately absent: authentication and a bound on the sum of all bodies
+//! being received (it is connections x body size); a proxy or a network policy stands in front.
 
 mod accept;
 mod api;
@@ -55,4 +55,4 @@ pub use known::KnownQueries;
 pub use metrics::resident_bytes;
 pub use pool::{Lost, Pending, Pool};
 pub use problem::Problem;
-pub use service::{Bench, Service};
+pub use service::{Service, WorkerState};

@@ -1,8 +1,8 @@
 //! The fixed pool of threads that does all work of the processor: parsing, searching, writing answers.
 //!
 //! The easy version is `tokio::task::spawn_blocking`. The departures:
-//! - *Bounded*: its queue has no end, so overload becomes latency for everyone. Here a task that finds the queue full is
-//!   refused at once, which costs the caller microseconds.
+//! - *Bounded*: its queue has no end, so overload becomes latency for everyone. Here a task that finds the queue full
+//!   is refused at once, which costs the caller microseconds.
 //! - *Workers own state*: each thread keeps its scratch from query to query, so a warm query allocates nothing for it.
 //! - *Panics stay inside*: a task that panics loses its answer (the caller is told) and the worker goes on with fresh
 //!   state.

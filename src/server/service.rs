@@ -31,7 +31,7 @@ use crate::error::{Error, Result};
 use crate::search::{Hit, Scratch, SearchStats, Searcher};
 
 /// What a worker keeps from query to query.
-pub struct Bench {
+pub struct WorkerState {
     scratch: Scratch,
     hits: Vec<Hit>,
 }
@@ -41,7 +41,7 @@ pub struct Service {
     config: ServerConfig,
     searcher: Arc<Searcher>,
     known: KnownQueries,
-    pool: Pool<Bench>,
+    pool: Pool<WorkerState>,
     pub(super) metrics: Metrics,
     draining: AtomicBool,
     /// Tells the request ids of this process from those of others.
@@ -78,8 +78,8 @@ impl Service {
             threads => threads,
         };
         let of_pool = searcher.clone();
-        let bench = move || Bench { scratch: of_pool.scratch(), hits: Vec::new() };
-        let pool = Pool::start(threads, config.workers.queue, bench)?;
+        let worker = move || WorkerState { scratch: of_pool.scratch(), hits: Vec::new() };
+        let pool = Pool::start(threads, config.workers.queue, worker)?;
         let since_epoch = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
         let run = since_epoch.as_nanos() as u32 ^ std::process::id();
         let (metrics, draining, requests) = Default::default();
@@ -92,7 +92,7 @@ impl Service {
     }
 
     /// The workers; whatever else needs the processor beside searches goes through here.
-    pub fn pool(&self) -> &Pool<Bench> {
+    pub fn pool(&self) -> &Pool<WorkerState> {
         &self.pool
     }
 
@@ -167,9 +167,9 @@ impl Service {
         context: Context,
     ) -> std::result::Result<Vec<u8>, Problem> {
         let service = self.clone();
-        let pending = self.submit(move |bench| {
+        let pending = self.submit(move |worker| {
             let plan = service.rules().plan(parse::json(&body)?, context.arrived)?;
-            let (stats, coverage, hits) = service.find(&plan, bench)?;
+            let (stats, coverage, hits) = service.find(&plan, worker)?;
             let answer = SearchAnswer {
                 request_id: &context.request_id,
                 took_ms: took_ms(context.arrived),
@@ -194,7 +194,7 @@ impl Service {
         let mut shares = Vec::new();
         while plans.len() > 0 {
             let (service, plans) = (self.clone(), plans.by_ref().take(share).collect::<Vec<_>>());
-            shares.push(self.submit(move |bench| service.search_share(&plans, bench))?);
+            shares.push(self.submit(move |worker| service.search_share(&plans, worker))?);
         }
         let mut results = Vec::new();
         for share in shares {
@@ -229,21 +229,21 @@ impl Service {
     fn search_share(
         &self,
         plans: &[(usize, Plan)],
-        bench: &mut Bench,
+        worker: &mut WorkerState,
     ) -> std::result::Result<Vec<Box<RawValue>>, Problem> {
         let search = |(number, plan): &(usize, Plan)| {
-            let (stats, coverage, hits) = self.find(plan, bench).map_err(|problem| problem.within(&place(*number)))?;
+            let (stats, coverage, hits) = self.find(plan, worker).map_err(|problem| problem.within(&place(*number)))?;
             raw(&Found { coverage, hits, stats: plan.stats.then_some(&stats) })
         };
         plans.iter().map(search).collect()
     }
 
-    /// Carries out a plan. With `allow_partial` a search cut short is flagged; one that has found nothing is 504 anyway,
-    /// because no hits at all would be read as "there are none".
+    /// Carries out a plan. With `allow_partial` a search cut short is flagged; one that has found nothing is 504
+    /// anyway, because no hits at all would be read as "there are none".
     fn find(
         &self,
         plan: &Plan,
-        bench: &mut Bench,
+        worker: &mut WorkerState,
     ) -> std::result::Result<(SearchStats, Coverage, Vec<FoundHit>), Problem> {
         if Instant::now() >= plan.deadline {
             return Err(Problem::deadline(plan.timeout_ms));
@@ -254,18 +254,18 @@ impl Service {
                 Problem::meaning("unknown_key", "/key", format!("the index has no key {key}"), "use the key of a hit")
             })?),
         };
-        let stats = match self.searcher.search(&vector, &plan.params, &mut bench.scratch, &mut bench.hits) {
+        let stats = match self.searcher.search(&vector, &plan.params, &mut worker.scratch, &mut worker.hits) {
             Err(Error::DeadlineExceeded(_)) => return Err(Problem::deadline(plan.timeout_ms)),
             outcome => outcome?,
         };
         self.metrics.searched(&stats);
         let complete = stats.fraction >= 1.0;
-        if !complete && (!plan.allow_partial || bench.hits.is_empty()) {
+        if !complete && (!plan.allow_partial || worker.hits.is_empty()) {
             return Err(Problem::deadline(plan.timeout_ms));
         }
         let degraded: &[&str] = if complete { &[] } else { &["deadline"] };
         let coverage = Coverage { complete, fraction: stats.fraction, degraded };
-        let hits = self.write_hits(plan, &bench.hits)?;
+        let hits = self.write_hits(plan, &worker.hits)?;
         Ok((stats, coverage, hits))
     }
 
@@ -296,7 +296,7 @@ impl Service {
 
     fn submit<T: Send + 'static>(
         &self,
-        task: impl FnOnce(&mut Bench) -> T + Send + 'static,
+        task: impl FnOnce(&mut WorkerState) -> T + Send + 'static,
     ) -> std::result::Result<Pending<T>, Problem> {
         self.pool.submit(task).map_err(|lost| {
             self.metrics.shed.fetch_add(1, Relaxed);
@@ -304,8 +304,8 @@ impl Service {
         })
     }
 
-    /// Waits no longer than the longest deadline that a request may have: the request's own is not known before a worker
-    /// has parsed it.
+    /// Waits no longer than the longest deadline that a request may have: the request's own is not known before a
+    /// worker has parsed it.
     async fn answer<T>(&self, pending: Pending<std::result::Result<T, Problem>>) -> std::result::Result<T, Problem> {
         let ms = self.config.timeouts.search_max_ms;
         match tokio::time::timeout(Duration::from_millis(ms), pending.answer()).await {

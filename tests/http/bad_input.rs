@@ -2,6 +2,7 @@
 
 use std::io::Write;
 
+use bigrain::sample::Rng;
 use serde_json::{Value, json};
 
 use crate::client::{connect, post, read_all, send};
@@ -35,6 +36,7 @@ fn requests_without_meaning_are_422_with_a_pointer() {
         (json!({"vector": [1, 2, 3]}).to_string(), "wrong_dimension", "/vector"),
         (json!({"vector": []}).to_string(), "wrong_dimension", "/vector"),
         (json!({"vector": vec![0; DIM]}).to_string(), "zero_vector", "/vector"),
+        (json!({"vector": vec![1e30; DIM]}).to_string(), "invalid_params", ""),
         (element("1e999"), "not_finite", &last),
         (element("1e39"), "not_finite", &last),
         (element("null"), "invalid_value", &last),
@@ -69,6 +71,28 @@ fn requests_without_meaning_are_422_with_a_pointer() {
         assert_eq!((status, found.as_str(), place.as_str()), (422, code, pointer), "{body}: {problem}");
     }
     assert_eq!(post(server.address, "/search", &with("stats", json!(true))).status, 200, "the server lives on");
+}
+
+#[test]
+fn damaged_requests_are_answered_and_never_500() {
+    let server = start(|_| ());
+    let good =
+        json!({"vector": vector(0), "limit": 3, "params": {"nprobe": 2}, "stats": true}).to_string().into_bytes();
+    let mut rng = Rng::new(1);
+    for round in 0..300 {
+        let mut body = good.clone();
+        for _ in 0..1 + rng.below(3) {
+            let place = rng.below(body.len() as u64) as usize;
+            match rng.below(3) {
+                0 => body[place] = rng.below(256) as u8,
+                1 => body.truncate(place.max(1)),
+                _ => body.insert(place, body[rng.below(body.len() as u64) as usize]),
+            }
+        }
+        let reply = send(server.address, "POST", "/search", &[("content-type", "application/json")], &body);
+        let shown = String::from_utf8_lossy(&body);
+        assert!([200, 400, 422].contains(&reply.status), "round {round}: {} for {shown}", reply.status);
+    }
 }
 
 #[test]
