@@ -132,7 +132,7 @@ impl Plan {
             rows,
             dim,
             lists,
-            code_bits: shape.bits.count(),
+            code_bits: shape.bits.bits() as u8,
             code_bytes: shape.bytes,
             opq,
             sample_rows,

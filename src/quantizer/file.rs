@@ -42,7 +42,7 @@ impl Quantizer {
             metric: self.metric,
             dim: self.dim(),
             lists: self.coarse.lists(),
-            code_bits: shape.bits.count(),
+            code_bits: shape.bits.bits() as u8,
             code_bytes: shape.bytes,
             rotation: self.rotation.is_some(),
         };

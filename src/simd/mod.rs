@@ -88,14 +88,6 @@ pub enum CodeBits {
 }
 
 impl CodeBits {
-    /// 4 or 8.
-    pub fn count(self) -> u8 {
-        match self {
-            CodeBits::Four => 4,
-            CodeBits::Eight => 8,
-        }
-    }
-
     /// The bits that a number names.
     ///
     /// # Errors
