@@ -62,6 +62,8 @@ pub mod linalg;
 pub mod quantizer;
 pub mod sample;
 pub mod search;
+#[cfg(feature = "server")]
+pub mod server;
 pub mod simd;
 pub mod topk;
 pub mod train;

@@ -40,6 +40,7 @@ mod write;
 pub use fields::FieldFile;
 pub use judgements::{Judgement, Truth, read_qrels};
 pub use keys::KeyFile;
+pub use npy::parse_npy;
 pub use scalar::Scalar;
 pub use write::VectorWriter;
 
