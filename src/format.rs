@@ -346,8 +346,9 @@ impl FileReader {
         self.file.read_exact_at(section.offset + offset, out)
     }
 
-    /// Reads every byte: checksums of all sections, zeros between them.
-    pub fn check_all(&self) -> Result<()> {
+    /// Reads every byte: checksums of all sections, zeros between them. `progress` hears of bytes done, and may stop.
+    pub fn check_all(&self, progress: &mut dyn FnMut(u64) -> Result<()>) -> Result<()> {
+        progress(PAGE)?;
         let mut buffer = vec![0; BUFFER];
         let mut end = PAGE;
         for section in &self.sections {
@@ -359,6 +360,7 @@ impl FileReader {
                 self.file.read_exact_at(section.offset + done, part)?;
                 crc = crc32c::crc32c_append(crc, part);
                 done += part.len() as u64;
+                progress(part.len() as u64)?;
             }
             self.check_crc(section, crc)?;
             end = section.offset + section.length;
@@ -370,7 +372,10 @@ impl FileReader {
         if found == section.crc {
             return Ok(());
         }
-        let reason = format!("its checksum is {found:08x}, not {:08x}", section.crc);
+        let reason = format!(
+            "the checksum of its {} bytes at {} is {found:08x}, not {:08x}",
+            section.length, section.offset, section.crc
+        );
         Err(Error::corrupt(&self.path, String::from_utf8_lossy(&section.tag), reason))
     }
 
@@ -394,7 +399,9 @@ fn check_version(path: &Path, version: u32) -> Result<()> {
         0 => Err(Error::corrupt(path, "header", "its version is 0")),
         newer => Err(Error::Unsupported {
             what: format!("{}: file format version {newer}", path.display()),
-            remedy: format!("this bigrain reads version {VERSION}; use the one that wrote it, or build the index again"),
+            remedy: format!(
+                "this bigrain reads version {VERSION}; use the one that wrote it, or build the index again"
+            ),
         }),
     }
 }
@@ -488,7 +495,7 @@ mod tests {
         assert_eq!(part, [0, 1, 1]);
         assert!(file.read_at(&long, 14_998, &mut part).is_err());
         assert!(file.section(*b"NONE").is_err());
-        file.check_all().unwrap();
+        file.check_all(&mut |_| Ok(())).unwrap();
     }
 
     #[test]
@@ -498,7 +505,7 @@ mod tests {
         let good = bytes_of(&vfs, path);
         let check = |bytes: &[u8]| {
             put(&vfs, path, bytes);
-            FileReader::open(&vfs, path, Kind::Codes, Some(&ID)).and_then(|file| file.check_all())
+            FileReader::open(&vfs, path, Kind::Codes, Some(&ID)).and_then(|file| file.check_all(&mut |_| Ok(())))
         };
         check(&good).unwrap();
         for at in 0..good.len() {

@@ -3,7 +3,7 @@
 //! A build works in `.build/` of the index directory: finished files in `.build/files`, temporary ones in
 //! `.build/spill`. To commit, the files' folder is renamed to `v-<id>`, the directory synced, the manifest written beside
 //! under a temporary name, synced, renamed over the old one, the directory synced again. Folders that no manifest names
-//! are removed afterwards, or by the next build.
+//! are removed afterwards, or by the next build. A build that fails removes its own work folder at once.
 
 use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
@@ -23,6 +23,7 @@ pub(super) struct Commit<'v> {
     dir: PathBuf,
     files: PathBuf,
     spill: PathBuf,
+    done: bool,
     /// Held while the build runs; simulated file systems have none.
     _lock: Option<File>,
 }
@@ -33,14 +34,14 @@ impl<'v> Commit<'v> {
     /// # Errors
     /// `InvalidParams` if the directory holds other things than an index, or another build is at work in it.
     pub(super) fn begin(vfs: &'v dyn Vfs, dir: &Path) -> Result<Commit<'v>> {
-        vfs.create_dir_all(dir)?;
+        create_durably(vfs, dir)?;
         let lock = lock(dir)?;
         check_ours(vfs, dir)?;
         remove_stale(vfs, dir)?;
         let (files, spill) = (dir.join(WORK).join("files"), dir.join(WORK).join("spill"));
         vfs.create_dir_all(&files)?;
         vfs.create_dir_all(&spill)?;
-        Ok(Commit { vfs, dir: dir.to_path_buf(), files, spill, _lock: lock })
+        Ok(Commit { vfs, dir: dir.to_path_buf(), files, spill, done: false, _lock: lock })
     }
 
     /// Folder for the files of the version.
@@ -67,7 +68,7 @@ impl<'v> Commit<'v> {
     }
 
     /// Makes the folder the current version.
-    pub(super) fn finish(self, manifest: &Manifest) -> Result<()> {
+    pub(super) fn finish(mut self, manifest: &Manifest) -> Result<()> {
         let Commit { vfs, dir, files, .. } = &self;
         vfs.sync_dir(files)?;
         vfs.rename(files, &dir.join(&manifest.folder))?;
@@ -81,8 +82,38 @@ impl<'v> Commit<'v> {
         vfs.sync_dir(dir)?;
         // The version stands; what cannot be removed now will be by the next build.
         let _ = remove_stale(*vfs, dir);
+        self.done = true;
         Ok(())
     }
+}
+
+impl Drop for Commit<'_> {
+    fn drop(&mut self) {
+        if !self.done {
+            // Whatever stopped the build is the error to tell; what cannot be removed now will be by the next build.
+            let _ = remove_work(self.vfs, &self.dir);
+        }
+    }
+}
+
+/// Creates a directory whose name outlives a crash: every new name is synced where it stands.
+fn create_durably(vfs: &dyn Vfs, dir: &Path) -> Result<()> {
+    let mut missing = Vec::new();
+    for path in dir.ancestors().filter(|path| !path.as_os_str().is_empty()) {
+        if vfs.exists(path)? {
+            break;
+        }
+        missing.push(path);
+    }
+    vfs.create_dir_all(dir)?;
+    for path in missing {
+        match path.parent() {
+            Some(parent) if parent.as_os_str().is_empty() => vfs.sync_dir(Path::new("."))?,
+            Some(parent) => vfs.sync_dir(parent)?,
+            None => {}
+        }
+    }
+    Ok(())
 }
 
 /// Keeps other builds out of a real directory.

@@ -186,6 +186,7 @@ fn report(
         largest_list: assigned.counts.iter().copied().max().unwrap_or(0),
         code_bits: manifest.code_bits,
         code_bytes: manifest.code_bytes,
+        opq: manifest.build.opq,
         memory_bytes_per_row: memory as f64 / rows,
         disk_bytes_per_row: disk as f64 / rows,
         disk_bytes: disk,
@@ -240,4 +241,3 @@ impl Watch for Timer<'_> {
         self.inner.check()
     }
 }
-

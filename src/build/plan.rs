@@ -8,11 +8,15 @@
 //!
 //! The quantizer and the process itself are paid for first.
 
+use ndarray::Array2;
+use rayon::prelude::*;
 use serde::Serialize;
+use std::time::Instant;
 
 use super::spec::BuildSpec;
 use crate::dense::RecordLayout;
 use crate::error::{Error, Result};
+use crate::linalg::product_nt;
 use crate::quantizer::CodeShape;
 use crate::simd::CodeBits;
 use crate::types::{MAX_ROWS, Metric};
@@ -31,6 +35,9 @@ const CODE_COPIES: f64 = 3.5;
 const MOST_OPQ_DIM: usize = 512;
 /// Most rows of a chunk of input.
 const MOST_CHUNK_ROWS: u64 = 16_384;
+
+/// Bytes a second that an estimate expects of reading and writing in sequence: a modest SSD.
+const DISK_RATE: f64 = 500e6;
 
 /// The plan. Sizes are bytes unless said.
 #[derive(Clone, Debug, Serialize)]
@@ -114,7 +121,8 @@ impl Plan {
             ));
         }
         let free = spec.memory_limit - fixed;
-        let sample_rows = (lists as u64 * SAMPLE_PER_LIST).max(LEAST_SAMPLE).min(rows).min(free * 2 / 5 / (row * 5 / 4));
+        let sample_rows =
+            (lists as u64 * SAMPLE_PER_LIST).max(LEAST_SAMPLE).min(rows).min(free * 2 / 5 / (row * 5 / 4));
         let code_budget = (free * 2 / 5) as f64 / (row as f64 * CODE_COPIES);
         let code_rows = MOST_CODE_ROWS.min(sample_rows).min(code_budget as u64).max(1);
         let chunk_rows = (free / 12 / row).clamp(256, MOST_CHUNK_ROWS);
@@ -153,6 +161,14 @@ impl Plan {
         CodeShape { bits, bytes: self.code_bytes }
     }
 
+    /// Seconds that the build may take on this machine, with the threads of the current rayon pool: its operations at the
+    /// rate of a small matrix product that is timed now, and its reading and writing at [`DISK_RATE`].
+    pub fn seconds(&self) -> f64 {
+        let input = self.rows as f64 * self.dim as f64 * 4.0;
+        let moved = 2.0 * input + 2.0 * self.spill_bytes as f64 + self.disk_bytes as f64;
+        self.operations / product_rate(self.dim) + moved / DISK_RATE
+    }
+
     /// Lists probed where a query does not say: a thirty-second of them, at least 8.
     pub fn default_nprobe(&self) -> usize {
         (self.lists / 32).max(8).min(self.lists)
@@ -184,6 +200,24 @@ fn operations(rows: u64, sample: u64, codes: u64, lists: usize, dim: usize, shap
     2.0 * lists * dim * (rows + sample * 5.5) + encode * (rows + codes * training_passes)
 }
 
+/// Floating-point operations a second of matrix products of this dimension on all threads; takes a few milliseconds.
+fn product_rate(dim: usize) -> f64 {
+    const ROWS: usize = 128;
+    const COLUMNS: usize = 1024;
+    const TIMES: usize = 8;
+    let (a, b) = (Array2::<f32>::ones((ROWS, dim)), Array2::<f32>::ones((COLUMNS, dim)));
+    let round = || {
+        let started = Instant::now();
+        (0..rayon::current_num_threads()).into_par_iter().for_each(|_| {
+            let mut c = Array2::zeros((ROWS, COLUMNS));
+            (0..TIMES).for_each(|_| product_nt(a.view(), b.view(), c.view_mut()));
+        });
+        started.elapsed().as_secs_f64()
+    };
+    // The first round also wakes the threads.
+    let seconds = (0..3).map(|_| round()).fold(f64::INFINITY, f64::min).max(1e-9);
+    (2 * ROWS * COLUMNS * dim * TIMES * rayon::current_num_threads()) as f64 / seconds
+}
 
 #[cfg(test)]
 mod tests {

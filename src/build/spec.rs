@@ -92,6 +92,8 @@ pub struct BuildReport {
     pub code_bits: u8,
     /// Code bytes a row.
     pub code_bytes: usize,
+    /// Whether residuals are rotated (OPQ).
+    pub opq: bool,
     /// Bytes a row that searching keeps in memory (codes, terms, padding, lists, quantizer).
     pub memory_bytes_per_row: f64,
     /// Bytes a row on disk, all files.

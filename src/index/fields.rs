@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
 use crate::format::{FileEntry, FileReader, FileWriter, Kind, Section, as_bytes, from_bytes};
+use crate::train::Watch;
 use crate::types::Row;
 use crate::vfs::Vfs;
 
@@ -117,8 +118,12 @@ impl Fields {
     }
 
     /// Reads every block, for `check-index`.
-    pub(crate) fn check(&self, rows: u64) -> Result<()> {
-        (0..rows).step_by(ROWS).try_for_each(|row| self.get(row as Row).map(drop))
+    pub(crate) fn check(&self, rows: u64, watch: &dyn Watch) -> Result<()> {
+        (0..rows).step_by(ROWS).try_for_each(|row| {
+            watch.check()?;
+            watch.advance((rows - row).min(ROWS as u64));
+            self.get(row as Row).map(drop)
+        })
     }
 }
 
@@ -137,7 +142,7 @@ mod tests {
             writer.finish().unwrap();
             let fields = Fields::open(&vfs, path, &[1; 16], u64::from(n)).unwrap();
             (0..n).for_each(|i| assert_eq!(fields.get(i).unwrap(), text(i)));
-            fields.check(u64::from(n)).unwrap();
+            fields.check(u64::from(n), &crate::train::Silent).unwrap();
             assert!(Fields::open(&vfs, path, &[1; 16], u64::from(n) + 32).is_err());
         }
     }

@@ -26,10 +26,14 @@ use crate::dense::{DenseSet, FetchScratch, RecordLayout, Store};
 use crate::error::{Error, Result};
 use crate::format::{FileEntry, FileReader};
 use crate::quantizer::Quantizer;
+use crate::train::Watch;
 use crate::types::{Key, Row};
 use crate::vfs::{RealVfs, Vfs};
 use fields::Fields;
 use keys::Keys;
+
+/// Records read at once by a check.
+const CHECK_ROWS: usize = 4_096;
 
 /// How to open an index.
 #[derive(Debug, Clone, Copy, Default)]
@@ -56,7 +60,11 @@ impl Index {
     /// Opens the current version of the index in `dir`: reads codes and quantizer into memory (checking their
     /// checksums) and the headers of all else.
     pub fn open(dir: &Path, options: &OpenOptions) -> Result<Index> {
-        let vfs = &RealVfs;
+        Index::open_on(&RealVfs, dir, options)
+    }
+
+    /// Opens an index on any file system; what a simulated one holds cannot be mapped and is loaded instead.
+    pub fn open_on(vfs: &dyn Vfs, dir: &Path, options: &OpenOptions) -> Result<Index> {
         let manifest = Manifest::read(vfs, dir)?;
         let id = manifest.id_bytes().expect("checked when read");
         let folder = dir.join(&manifest.folder);
@@ -141,39 +149,65 @@ impl Index {
         Ok(vector)
     }
 
-    /// Reads every byte of every file: checksums, padding, order, and whether keys, rows and vectors agree. `progress`
-    /// hears of bytes done. The first damage is the error.
-    pub fn check(&self, progress: &mut dyn FnMut(u64)) -> Result<()> {
-        let vfs = &RealVfs;
+    /// Reads every byte of every file: checksums, padding, order, and whether keys, rows and vectors agree. The first
+    /// damage is the error; records, pages and blocks come before the sections that hold them, so that damage is named
+    /// as closely as can be.
+    ///
+    /// # Errors
+    /// `Corrupt` for damage, `Io` for what cannot be read, and whatever `watch` stops with.
+    pub fn check(&self, watch: &dyn Watch) -> Result<()> {
+        self.check_on(&RealVfs, watch)
+    }
+
+    /// [`Index::check`] on the file system that the index was opened on.
+    pub fn check_on(&self, vfs: &dyn Vfs, watch: &dyn Watch) -> Result<()> {
+        let keys = self.read_keys(watch)?;
+        watch.begin("keys", self.manifest.rows);
+        self.check_keys(&keys, watch)?;
+        drop(keys);
+        if let Some(fields) = &self.fields {
+            watch.begin("fields", self.manifest.rows);
+            fields.check(self.manifest.rows, watch)?;
+        }
+        watch.begin("files", self.manifest.files.all().map(|entry| entry.bytes).sum());
         let id = self.manifest.id_bytes().expect("checked when read");
         for entry in self.manifest.files.all() {
             let path = self.dir.join(&self.manifest.folder).join(&entry.name);
-            FileReader::open(vfs, &path, entry.kind, Some(&id))?.check_all()?;
-            progress(entry.bytes);
+            FileReader::open(vfs, &path, entry.kind, Some(&id))?.check_all(&mut |bytes| {
+                watch.advance(bytes);
+                watch.check()
+            })?;
         }
-        if let Some(fields) = &self.fields {
-            fields.check(self.manifest.rows)?;
+        Ok(())
+    }
+
+    /// Reads every record, its checksum verified; the key of each row.
+    fn read_keys(&self, watch: &dyn Watch) -> Result<Vec<Key>> {
+        watch.begin("records", self.manifest.rows);
+        let mut scratch = FetchScratch::default();
+        let mut key_of = vec![0; self.manifest.rows as usize];
+        let mut rows: Vec<Row> = Vec::with_capacity(CHECK_ROWS);
+        for (first, keys) in (0..).step_by(CHECK_ROWS).zip(key_of.chunks_mut(CHECK_ROWS)) {
+            watch.check()?;
+            rows.clear();
+            rows.extend(first..first + keys.len() as Row);
+            self.dense.for_each(&rows, &mut scratch, &mut |i, record| keys[i] = record.key())?;
+            watch.advance(keys.len() as u64);
         }
-        self.check_keys()
+        Ok(key_of)
     }
 
     /// Every key leads to the row whose record carries it.
-    fn check_keys(&self) -> Result<()> {
-        let mut scratch = FetchScratch::default();
-        let mut key_of = vec![0; self.manifest.rows as usize];
-        let rows: Vec<Row> = (0..self.manifest.rows as Row).collect();
-        for part in rows.chunks(4096) {
-            let keys = &mut key_of[part[0] as usize..][..part.len()];
-            self.dense.for_each(part, &mut scratch, &mut |i, record| keys[i] = record.key())?;
-        }
+    fn check_keys(&self, key_of: &[Key], watch: &dyn Watch) -> Result<()> {
         let path = self.dir.join(&self.manifest.folder).join(&self.manifest.files.keys.name);
-        self.keys.for_each(|key, row| match key_of[row as usize] == key {
-            true => Ok(()),
-            false => Err(Error::corrupt(
-                &path,
-                "PAGE",
-                format!("key {key} leads to row {row}, whose record has key {}", key_of[row as usize]),
-            )),
+        self.keys.for_each(|key, row| {
+            let found = key_of[row as usize];
+            if found != key {
+                let reason = format!("key {key} leads to row {row}, whose record has key {found}");
+                return Err(Error::corrupt(&path, "PAGE", reason));
+            }
+            watch.advance(1);
+            Ok(())
         })
     }
 }
@@ -192,8 +226,7 @@ fn check_entry(vfs: &dyn Vfs, folder: &Path, entry: &FileEntry, id: &[u8; 16]) -
 }
 
 fn check_agreement(manifest: &Manifest, quantizer: &Quantizer, path: &Path) -> Result<()> {
-    let of_quantizer =
-        (quantizer.metric(), quantizer.dim(), quantizer.coarse().lists(), quantizer.product().shape());
+    let of_quantizer = (quantizer.metric(), quantizer.dim(), quantizer.coarse().lists(), quantizer.product().shape());
     if of_quantizer != (manifest.metric, manifest.dim, manifest.lists, manifest.code_shape()?) {
         return Err(Error::corrupt(path, "META", "it does not agree with the manifest"));
     }

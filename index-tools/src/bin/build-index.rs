@@ -1,0 +1,153 @@
+//! `build-index`: from a file of vectors to an index directory, in bounded memory.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use bigrain::build::{BuildReport, BuildSpec, Plan, build, plan};
+use bigrain::error::Result;
+use clap::Parser;
+use index_tools::progress::Progress;
+use index_tools::recipe::Recipe;
+use index_tools::shell::{Failure, finish};
+use index_tools::size::Size;
+use index_tools::table::{columns, duration, grouped, pairs};
+
+/// Gives freed memory back to the system, which the memory limit counts on.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Build an index from a file of vectors.
+///
+/// The input may be several times larger than memory: it is read twice, in pieces, and sorted by list on disk. The new
+/// version replaces an old one in the output directory at the very end, in one step: stopped or killed before that,
+/// the old one is still there. The same input, settings and seed make the same bytes on any number of threads.
+///
+/// Vectors are read from .npy, .fbin, .u8bin, .i8bin, .fvecs, .bvecs, .ivecs, .parquet and IDX images (-ubyte, -ubyte.gz).
+///
+/// Examples:
+///
+///     build-index --input vectors.npy --output index
+///     build-index --input vectors.fbin --output index --metric l2 --dense f16 --memory-limit 2GiB --dry-run
+///
+/// Settings are taken from flags, then the environment (BIGRAIN_BUILD_...), then the file given by --config, then
+/// the defaults; config/build.toml lists them.
+#[derive(Debug, Parser)]
+#[command(name = "build-index", version, verbatim_doc_comment)]
+struct Arguments {
+    /// The vectors, one document a row
+    #[arg(long, value_name = "VECTORS")]
+    input: PathBuf,
+    /// The index directory: empty, new, or an index that is to be replaced
+    #[arg(long, value_name = "DIR")]
+    output: PathBuf,
+    /// One key a line, an integer from 0 to 2^64 - 1 [default: the row number]
+    #[arg(long, value_name = "FILE")]
+    keys: Option<PathBuf>,
+    /// One record a row, returned with hits: .jsonl, or .tsv with a header line
+    #[arg(long, value_name = "FILE")]
+    attributes: Option<PathBuf>,
+    /// Column of a .parquet input [default: its only list column]
+    #[arg(long, value_name = "NAME")]
+    column: Option<String>,
+    /// A trained quantizer to use instead of training one on a sample
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["lists", "code_bits", "code_bytes", "opq"])]
+    quantizer: Option<PathBuf>,
+    /// A file of settings, as config/build.toml
+    #[arg(long, value_name = "FILE", env = "BIGRAIN_BUILD_CONFIG")]
+    config: Option<PathBuf>,
+    #[command(flatten)]
+    recipe: Recipe,
+    /// Print what would be done, in what memory, disk space and time, and stop
+    #[arg(long)]
+    dry_run: bool,
+    /// Print the result as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+fn main() -> ExitCode {
+    finish("build-index", run(Arguments::parse()))
+}
+
+fn run(arguments: Arguments) -> Result<(), Failure> {
+    let file = arguments.config.as_deref().map(Recipe::read).transpose().map_err(Failure::Usage)?;
+    let recipe = arguments.recipe.or(file.unwrap_or_default());
+    recipe.start_threads().map_err(Failure::Usage)?;
+    let mut spec = BuildSpec {
+        keys: arguments.keys,
+        attributes: arguments.attributes,
+        column: arguments.column,
+        quantizer: arguments.quantizer,
+        ..BuildSpec::new(arguments.input, arguments.output)
+    };
+    recipe.apply(&mut spec);
+    if arguments.dry_run {
+        let plan = plan(&spec)?;
+        show(arguments.json, &plan, |plan| describe_plan(plan, &spec));
+    } else {
+        let progress = Progress::start("build-index", "rows", &spec.output)?;
+        let report = build(&spec, &progress)?;
+        drop(progress);
+        show(arguments.json, &report, |report| describe_report(report, &spec));
+    }
+    Ok(())
+}
+
+/// Prints a result for machines or for people.
+fn show<T: serde::Serialize>(json: bool, result: &T, describe: impl FnOnce(&T) -> String) {
+    if json {
+        println!("{}", serde_json::to_string_pretty(result).expect("plain values"));
+    } else {
+        print!("{}", describe(result));
+    }
+}
+
+fn describe_plan(plan: &Plan, spec: &BuildSpec) -> String {
+    let training = match plan.sample_rows {
+        0 => "none: the quantizer is given".to_string(),
+        rows => format!("lists on {} rows, codes on {}", grouped(rows), grouped(plan.code_rows)),
+    };
+    pairs(&[
+        ("rows", format!("{} of {} dimensions", grouped(plan.rows), plan.dim)),
+        ("metric", spec.metric.to_string()),
+        ("lists", grouped(plan.lists as u64)),
+        ("codes", codes(plan.code_bytes, plan.code_bits, plan.opq)),
+        ("dense", spec.dense.to_string()),
+        ("training", training),
+        ("memory to build", format!("{} of {}", Size(plan.peak_memory), Size(spec.memory_limit))),
+        ("memory to serve", Size(plan.memory_bytes).to_string()),
+        ("disk", format!("{}, and {} while building", Size(plan.disk_bytes), Size(plan.spill_bytes))),
+        ("time", format!("about {}", duration(plan.seconds()))),
+    ])
+}
+
+fn describe_report(report: &BuildReport, spec: &BuildSpec) -> String {
+    let bytes = |per_row: f64| Size((per_row * report.rows as f64) as u64);
+    let facts = pairs(&[
+        ("rows", format!("{} of {} dimensions", grouped(report.rows), report.dim)),
+        ("skipped", grouped(report.skipped_rows)),
+        ("lists", format!("{}, the largest of {} rows", grouped(report.lists as u64), grouped(report.largest_list))),
+        ("codes", codes(report.code_bytes, report.code_bits, report.opq)),
+        (
+            "in memory",
+            format!("{:.1} bytes a row, {}", report.memory_bytes_per_row, bytes(report.memory_bytes_per_row)),
+        ),
+        ("on disk", format!("{:.1} bytes a row, {}", report.disk_bytes_per_row, Size(report.disk_bytes))),
+        ("time", duration(report.seconds)),
+        ("peak memory", format!("{} of {}", Size(report.peak_memory), Size(spec.memory_limit))),
+    ]);
+    let phases: Vec<Vec<String>> = report
+        .phases
+        .iter()
+        .map(|phase| {
+            let rate = phase.rows as f64 / phase.seconds.max(1e-9);
+            vec![phase.name.to_string(), grouped(phase.rows), format!("{:.2}", phase.seconds), grouped(rate as u64)]
+        })
+        .collect();
+    format!("{facts}\n{}", columns(&["phase", "rows", "seconds", "rows/s"], &phases))
+}
+
+fn codes(bytes: usize, bits: u8, opq: bool) -> String {
+    let rotation = if opq { "rotated (OPQ)" } else { "not rotated" };
+    format!("{bytes} bytes a row, {bits} bits a subspace, {rotation}")
+}

@@ -1,0 +1,142 @@
+//! What scripts rely on: exit codes, one clear line on failure, JSON on standard output.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use bigrain::dataset::{Scalar, VectorWriter};
+use tempfile::TempDir;
+
+/// A folder with `vectors.npy` (200 x 8) in it.
+fn folder() -> TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let mut writer = VectorWriter::create(&folder.path().join("vectors.npy"), Scalar::F32, 8).unwrap();
+    writer.write(&(0..1600).map(|i| ((i * 37) % 101) as f32 - 50.0).collect::<Vec<_>>()).unwrap();
+    writer.finish().unwrap();
+    folder
+}
+
+fn build(dir: &Path, more: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_build-index"));
+    command.current_dir(dir).args(["--input", "vectors.npy", "--output", "index", "--threads", "2"]).args(more);
+    command
+}
+
+fn check(dir: &Path) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_check-index")).current_dir(dir).args(["index", "--json"]).output().unwrap()
+}
+
+/// Fails unless the command ended with this code and one line that says `text` (usage errors may have more lines).
+fn assert_ends(output: &Output, code: i32, text: &str) {
+    let message = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(code), "{message}");
+    assert!(message.contains(text), "{message:?} does not say {text:?}");
+    assert!(code != 1 || message.trim_end().lines().count() == 1, "{message:?} is more than a line");
+}
+
+fn json(output: &Output) -> serde_json::Value {
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+#[test]
+fn a_build_reports_for_people_and_for_machines() {
+    let folder = folder();
+    let report = json(&build(folder.path(), &["--json", "--lists", "4"]).output().unwrap());
+    assert_eq!((&report["rows"], &report["lists"], &report["dim"]), (&200.into(), &4.into(), &8.into()));
+    assert!(report["phases"].as_array().unwrap().len() >= 5 && report["peak_memory"].as_u64().unwrap() > 0);
+    let text = build(folder.path(), &["--lists", "4"]).output().unwrap();
+    let text = String::from_utf8(text.stdout).unwrap();
+    for expected in ["rows", "200 of 8 dimensions", "in memory", "peak memory", "rows/s", "assign lists"] {
+        assert!(text.contains(expected), "{text}");
+    }
+    let checked = json(&check(folder.path()));
+    assert_eq!((&checked["ok"], &checked["id"]), (&true.into(), &report["id"]));
+}
+
+#[test]
+fn a_dry_run_plans_and_writes_nothing() {
+    let folder = folder();
+    let plan = json(&build(folder.path(), &["--dry-run", "--json", "--memory-limit", "300MiB"]).output().unwrap());
+    assert_eq!(plan["rows"], 200);
+    assert!(plan["peak_memory"].as_u64().unwrap() <= 300 << 20);
+    let text = build(folder.path(), &["--dry-run"]).output().unwrap();
+    assert!(String::from_utf8(text.stdout).unwrap().contains("memory to build"));
+    assert!(!folder.path().join("index").exists());
+}
+
+#[test]
+fn flags_pass_the_environment_and_that_passes_the_file() {
+    let folder = folder();
+    std::fs::write(folder.path().join("b.toml"), "lists = 3\nseed = 3\ncode_bytes = 8\nthreads = 1").unwrap();
+    let mut command = build(folder.path(), &["--config", "b.toml", "--lists", "5", "--dry-run", "--json"]);
+    let plan = json(&command.env("BIGRAIN_BUILD_LISTS", "4").env("BIGRAIN_BUILD_CODE_BYTES", "4").output().unwrap());
+    assert_eq!((&plan["lists"], &plan["code_bytes"]), (&5.into(), &4.into()));
+    let mut command = build(folder.path(), &["--config", "b.toml", "--dry-run", "--json"]);
+    assert_eq!(json(&command.output().unwrap())["lists"], 3);
+}
+
+#[test]
+fn wrong_usage_ends_with_2() {
+    let folder = folder();
+    let run = |more: &[&str]| build(folder.path(), more).output().unwrap();
+    assert_ends(&run(&["--metric", "hamming"]), 2, "ip, cosine, l2");
+    assert_ends(&run(&["--lists", "many"]), 2, "auto");
+    assert_ends(&run(&["--memory-limit", "4 bananas"]), 2, "512MiB");
+    assert_ends(&run(&["--threads", "0"]), 2, "threads");
+    assert_ends(&run(&["--colour"]), 2, "--colour");
+    std::fs::write(folder.path().join("b.toml"), "metrik = 'l2'").unwrap();
+    assert_ends(&run(&["--config", "b.toml"]), 2, "did you mean \"metric\"");
+    assert_ends(&run(&["--config", "absent.toml"]), 2, "absent.toml");
+    let bare = Command::new(env!("CARGO_BIN_EXE_build-index")).output().unwrap();
+    assert_ends(&bare, 2, "--input");
+}
+
+#[test]
+fn failed_work_ends_with_1_and_one_line() {
+    let folder = folder();
+    let run = |more: &[&str]| build(folder.path(), more).output().unwrap();
+    assert_ends(&run(&["--lists", "201"]), 1, "201 lists are more than the 200 rows");
+    assert_ends(&run(&["--memory-limit", "1MiB"]), 1, "give at least");
+    std::fs::write(folder.path().join("keys.txt"), "1\n2\n").unwrap();
+    assert_ends(&run(&["--keys", "keys.txt"]), 1, "keys.txt");
+    std::fs::write(folder.path().join("vectors.npy"), "no vectors").unwrap();
+    assert_ends(&run(&[]), 1, "vectors.npy");
+    assert_ends(&check(folder.path()), 1, "manifest.json");
+}
+
+#[test]
+fn damage_is_named_by_file_and_record() {
+    let folder = folder();
+    json(&build(folder.path(), &["--json"]).output().unwrap());
+    let dir = folder.path().join("index");
+    let version: PathBuf = std::fs::read_dir(&dir).unwrap().map(|e| e.unwrap().path()).find(|p| p.is_dir()).unwrap();
+    let path = version.join("dense-000.bg");
+    let mut bytes = std::fs::read(&path).unwrap();
+    // The second record: 8 floats, key and checksum are 44 bytes.
+    bytes[4096 + 44 + 3] ^= 1;
+    std::fs::write(&path, bytes).unwrap();
+    let output = check(folder.path());
+    assert_ends(&output, 1, "dense-000.bg");
+    assert_ends(&output, 1, "record 1");
+    let found: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((&found["ok"], &found["section"]), (&false.into(), &"VECS".into()));
+}
+
+#[test]
+fn a_signal_stops_a_build_cleanly() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut writer = VectorWriter::create(&folder.path().join("vectors.npy"), Scalar::F32, 64).unwrap();
+    writer.write(&(0..64 * 60_000u64).map(|i| ((i * 7919) % 10_007) as f32 - 5_000.0).collect::<Vec<_>>()).unwrap();
+    writer.finish().unwrap();
+    let mut child = build(folder.path(), &["--lists", "1024"]).stderr(std::process::Stdio::piped()).spawn().unwrap();
+    // Once its work folder is there, the handlers are too.
+    while !folder.path().join("index/.build/spill").exists() {
+        assert!(child.try_wait().unwrap().is_none(), "the build ended before it was stopped");
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+    let status = Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    assert!(status.success());
+    let output = child.wait_with_output().unwrap();
+    assert_ends(&output, 1, "stopped by a signal");
+    assert!(!folder.path().join("index/.build").exists() && !folder.path().join("index/manifest.json").exists());
+}

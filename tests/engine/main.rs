@@ -1,0 +1,7 @@
+//! The engine from files of vectors to hits: what it answers, what it refuses, and what it survives.
+
+mod bad_input;
+mod common;
+mod corruption;
+mod crash;
+mod end_to_end;
