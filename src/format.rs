@@ -285,6 +285,16 @@ impl FileReader {
         &self.path
     }
 
+    /// The file beneath, for those who map it.
+    pub(crate) fn file(&self) -> &dyn ReadFile {
+        &*self.file
+    }
+
+    /// The file beneath, for those who read its sections in their own way.
+    pub(crate) fn into_file(self) -> Box<dyn ReadFile> {
+        self.file
+    }
+
     /// Length of the file.
     pub fn len(&self) -> u64 {
         self.file.len()
@@ -394,7 +404,9 @@ fn check_version(path: &Path, version: u32) -> Result<()> {
         0 => Err(Error::corrupt(path, "header", "its version is 0")),
         newer => Err(Error::Unsupported {
             what: format!("{}: file format version {newer}", path.display()),
-            remedy: format!("this bigrain reads version {VERSION}; use the one that wrote it, or build the index again"),
+            remedy: format!(
+                "this bigrain reads version {VERSION}; use the one that wrote it, or build the index again"
+            ),
         }),
     }
 }
