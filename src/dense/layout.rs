@@ -27,6 +27,8 @@ use crate::types::{Element, Key, Metric, Row};
 const SHARD_BYTES: u64 = 1 << 30;
 /// The largest finite f16.
 const F16_MAX: f32 = 65_504.0;
+/// A larger scale of i8 would, times 127, be infinite after rounding.
+const I8_SCALE_MAX: f32 = (f32::MAX / 127.0).next_down();
 
 /// Shape of records and shards.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -141,7 +143,7 @@ impl RecordLayout {
                 }
             }
             Element::I8 => {
-                let scale = vector.iter().fold(0f32, |m, v| m.max(v.abs())) / 127.0;
+                let scale = (vector.iter().fold(0f32, |m, v| m.max(v.abs())) / 127.0).min(I8_SCALE_MAX);
                 // Not times the inverse, which is infinite for the smallest scales. Under scale 0 the quotients are NaN
                 // or infinite, and the values 0 either way.
                 for (out, value) in out.iter_mut().zip(vector) {

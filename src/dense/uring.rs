@@ -171,3 +171,73 @@ impl Drop for Ring {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dense::reads::plan;
+    use crate::format::{FileReader, Kind, PAGE};
+    use crate::types::Element;
+    use crate::vfs::RealVfs;
+    use std::path::Path;
+
+    /// One shard of ten records of 400 bytes, its reads for rows 2 and 3, and what is done with them.
+    fn with_fetch(test: impl Fn(&Fetch<'_>, &Path)) {
+        let dir = tempfile::tempdir().unwrap();
+        let layout = RecordLayout::new(Element::F32, 97);
+        let mut writer = crate::dense::DenseWriter::new(&RealVfs, dir.path(), [0; 16], layout);
+        for key in 0..10 {
+            let mut record = vec![0; layout.stride()];
+            layout.encode(&[0.5; 97], key, &mut record).unwrap();
+            writer.push_record(&record).unwrap();
+        }
+        let path = dir.path().join(&writer.finish().unwrap()[0].name);
+        let file = FileReader::open(&RealVfs, &path, Kind::Dense, None).unwrap();
+        let files = ShardFile::open_all(&RealVfs, vec![file], false, &mut Vec::new());
+        let mut reads = Vec::new();
+        plan(&layout, &[2, 3], &mut reads);
+        test(&Fetch { files: &files, layout: &layout, rows: &[2, 3], reads: &reads }, &path);
+    }
+
+    fn keys_after(fetch: &Fetch<'_>, result: i32) -> Result<Vec<u64>> {
+        let mut keys = Vec::new();
+        let mut slot = Slot::default();
+        slot.buffer(fetch.reads[0].length);
+        complete(fetch, &mut slot, result, &mut |_, record| keys.push(record.key()))?;
+        Ok(keys)
+    }
+
+    #[test]
+    fn reads_that_did_not_complete_are_done_over_or_told() {
+        use rustix::io::Errno;
+        with_fetch(|fetch, path| {
+            for result in [-Errno::AGAIN.raw_os_error(), -Errno::INTR.raw_os_error(), 0, 1, PAGE as i32 - 512] {
+                assert_eq!(keys_after(fetch, result).unwrap(), [2, 3], "{result}");
+            }
+            let failed = keys_after(fetch, -Errno::IO.raw_os_error()).unwrap_err();
+            assert!(matches!(&failed, Error::Io { path: named, .. } if named == path), "{failed}");
+            // The buffer was never filled: a full length alone proves nothing.
+            assert!(matches!(keys_after(fetch, PAGE as i32), Err(Error::Corrupt { .. })));
+            std::fs::File::options().write(true).open(path).unwrap().set_len(PAGE + 100).unwrap();
+            let Err(Error::Io { source, .. }) = keys_after(fetch, 100) else { panic!("a cut file") };
+            assert_eq!(source.kind(), io::ErrorKind::UnexpectedEof);
+        });
+    }
+
+    #[test]
+    fn a_ring_awaits_its_reads_before_its_buffers_go() {
+        if let Err(error) = probe() {
+            eprintln!("SKIPPED: io_uring: {error}");
+            return;
+        }
+        with_fetch(|fetch, _| {
+            let mut ring = Ring::new().unwrap();
+            (0..DEPTH).for_each(|_| ring.push(fetch, 0).unwrap());
+            assert!(ring.push(fetch, 0).is_err(), "no slot is free");
+            ring.wait().unwrap();
+            assert_eq!(ring.completed().unwrap().1, PAGE as i32);
+            assert!(!ring.is_empty());
+            drop(ring);
+        });
+    }
+}
