@@ -10,8 +10,10 @@ use crate::format::{FileReader, PAGE};
 use crate::simd::prefetch;
 use crate::types::Row;
 
-/// Records asked for ahead of the one being scored.
+/// Records asked of memory ahead of the one being scored.
 const AHEAD: usize = 2;
+/// Records asked of the device ahead of the one being scored, where they were never touched before.
+const READ_AHEAD: usize = 64;
 
 /// One shard.
 #[derive(Debug)]
@@ -40,17 +42,29 @@ impl Mapped {
         }
     }
 
+    /// Whether record `at` was checked before.
+    fn is_checked(&self, at: u64) -> bool {
+        let word = self.checked.get(at as usize / 64);
+        word.is_none_or(|word| word.load(Ordering::Relaxed) & 1 << (at % 64) != 0)
+    }
+
     /// Checks the record of `row`, which is record `at` of this shard, unless that was done before.
     fn verify(&self, layout: &RecordLayout, row: Row, at: u64, record: &[u8]) -> Result<()> {
-        let Some(word) = self.checked.get(at as usize / 64) else { return Ok(()) };
-        let bit = 1 << (at % 64);
-        if word.load(Ordering::Relaxed) & bit == 0 {
-            if !layout.is_whole(record) {
-                return Err(damaged(&self.path, row, at));
-            }
-            word.fetch_or(bit, Ordering::Relaxed);
+        if self.is_checked(at) {
+            return Ok(());
         }
+        if !layout.is_whole(record) {
+            return Err(damaged(&self.path, row, at));
+        }
+        self.checked[at as usize / 64].fetch_or(1 << (at % 64), Ordering::Relaxed);
         Ok(())
+    }
+
+    /// Tells the system that record `at` will be read. Advice: that it is not taken does no harm.
+    fn will_need(&self, layout: &RecordLayout, at: u64) {
+        if let Bytes::File(map) = &self.bytes {
+            let _ = map.advise_range(Advice::WillNeed, (PAGE + layout.offset(at)) as usize, layout.stride());
+        }
     }
 }
 
@@ -94,8 +108,18 @@ pub(super) fn for_each(shards: &[Mapped], layout: &RecordLayout, rows: &[Row], f
         let (shard, at) = layout.place(row);
         (&shards[shard], at, &shards[shard].records()[layout.offset(at) as usize..][..layout.stride()])
     };
+    let ask = |row: Row| {
+        let (shard, at, _) = record(row);
+        if !shard.is_checked(at) {
+            shard.will_need(layout, at);
+        }
+    };
+    rows.iter().take(READ_AHEAD).for_each(|&row| ask(row));
     rows.iter().take(AHEAD).for_each(|&row| prefetch(record(row).2));
     for (i, &row) in rows.iter().enumerate() {
+        if let Some(&later) = rows.get(i + READ_AHEAD) {
+            ask(later);
+        }
         if let Some(&next) = rows.get(i + AHEAD) {
             prefetch(record(next).2);
         }

@@ -5,6 +5,9 @@
 //! - **Random advice.** With the system's read-ahead, one cold 4 KiB touch reads a hundred times as much.
 //! - **Checksums once.** Every record carries a CRC-32C. It is verified whenever bytes come from the device: on every
 //!   positioned read, and in a map on the first touch of a record, remembered in a bitmap.
+//! - **First touches are announced.** A page fault waits for one read of the device. Records of a map that were never
+//!   touched are asked of the system (`MADV_WILLNEED`) 64 ahead, so that their reads overlap; those touched before most
+//!   likely are in memory, and a system call for each would cost more than scoring them.
 //! - **The next record is asked for while this one is scored** (prefetch), since rows are scattered over the shard.
 //! - **Beyond memory**, a page fault blocks its thread for one device latency a record. [`Store::Uring`] submits a whole
 //!   batch of page-aligned reads and scores records as they arrive; [`Store::Pread`] does the same with a fixed pool of
