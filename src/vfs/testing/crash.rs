@@ -134,8 +134,7 @@ impl Vfs for CrashVfs {
     }
 
     fn create_dir_all(&self, path: &Path) -> Result<()> {
-        let missing: Vec<&Path> =
-            path.ancestors().filter(|dir| matches!(self.live.exists(dir), Ok(false))).collect();
+        let missing: Vec<&Path> = path.ancestors().filter(|dir| matches!(self.live.exists(dir), Ok(false))).collect();
         self.live.create_dir_all(path)?;
         for dir in missing.into_iter().rev() {
             self.record(Op::CreateDir { path: dir.into() });
