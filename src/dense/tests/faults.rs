@@ -66,7 +66,7 @@ fn damaged_padding_changes_no_answer_and_is_seen_by_a_check() {
     for (shard, byte, words) in [(0, between, ["VECS", "checksum"]), (2, behind, ["padding", "not zero"])] {
         let path = shards.path(shard);
         flip(&path, byte);
-        let check = || FileReader::open(&RealVfs, &path, Kind::Dense, Some(&ID)).unwrap().check_all();
+        let check = || FileReader::open(&RealVfs, &path, Kind::Dense, Some(&ID)).unwrap().check_all(&mut |_| Ok(()));
         assert_corrupt(check(), &path, &words);
         for way in WAYS {
             // What lies within the section is part of what loading it checks.
