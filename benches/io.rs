@@ -9,7 +9,8 @@
 //! - *direct*: past the page cache.
 //!
 //! The bound to compare with is what bare threads draw from the device with direct reads of a page each, at queue depth
-//! 1 and at larger ones: the best of them is called the bound of the device. All fetching is done by one thread.
+//! 1 and at larger ones: the best of them is called the bound of the device. All fetching is done by one thread. MB/s are
+//! of the bytes asked for: whole pages where reads are issued, records in a map (whose faults bring whole pages too).
 
 use std::fs::{self, File};
 use std::io::{BufWriter, Read, Write};

@@ -326,7 +326,7 @@ impl FileReader {
     /// A whole section of values, its checksum verified.
     pub fn read_array<T: Pod>(&self, tag: [u8; 4]) -> Result<Vec<T>> {
         let length = self.section(tag)?.length as usize;
-        if length % size_of::<T>() != 0 {
+        if !length.is_multiple_of(size_of::<T>()) {
             let reason = format!("{length} bytes are no whole number of {}-byte values", size_of::<T>());
             return Err(Error::corrupt(&self.path, String::from_utf8_lossy(&tag), reason));
         }
