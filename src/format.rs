@@ -285,6 +285,16 @@ impl FileReader {
         &self.path
     }
 
+    /// The file beneath, for those who map it.
+    pub(crate) fn file(&self) -> &dyn ReadFile {
+        &*self.file
+    }
+
+    /// The file beneath, for those who read its sections in their own way.
+    pub(crate) fn into_file(self) -> Box<dyn ReadFile> {
+        self.file
+    }
+
     /// Length of the file.
     pub fn len(&self) -> u64 {
         self.file.len()
@@ -316,7 +326,7 @@ impl FileReader {
     /// A whole section of values, its checksum verified.
     pub fn read_array<T: Pod>(&self, tag: [u8; 4]) -> Result<Vec<T>> {
         let length = self.section(tag)?.length as usize;
-        if length % size_of::<T>() != 0 {
+        if !length.is_multiple_of(size_of::<T>()) {
             let reason = format!("{length} bytes are no whole number of {}-byte values", size_of::<T>());
             return Err(Error::corrupt(&self.path, String::from_utf8_lossy(&tag), reason));
         }
@@ -440,101 +450,4 @@ pub fn hex(bytes: &[u8]) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::vfs::MemoryVfs;
-
-    const ID: [u8; 16] = *b"0123456789abcdef";
-
-    fn write(vfs: &MemoryVfs, path: &Path) -> FileEntry {
-        let mut file = FileWriter::create(vfs, path, Kind::Codes, ID).unwrap();
-        file.write_array(*b"ABCD", &[1u32, 2, 3]).unwrap();
-        file.begin(*b"LONG").unwrap();
-        (0..3).for_each(|i| file.write(&vec![i; 5_000]).unwrap());
-        file.end().unwrap();
-        file.finish().unwrap()
-    }
-
-    fn bytes_of(vfs: &MemoryVfs, path: &Path) -> Vec<u8> {
-        let file = vfs.open(path).unwrap();
-        let mut bytes = vec![0; file.len() as usize];
-        file.read_exact_at(0, &mut bytes).unwrap();
-        bytes
-    }
-
-    fn put(vfs: &MemoryVfs, path: &Path, bytes: &[u8]) {
-        vfs.create(path).unwrap().write_all(bytes).unwrap();
-    }
-
-    #[test]
-    fn the_drawn_bytes_are_the_written_bytes() {
-        let (vfs, path) = (MemoryVfs::default(), Path::new("/x.bg"));
-        let entry = write(&vfs, path);
-        let bytes = bytes_of(&vfs, path);
-        assert_eq!(bytes.len() as u64, 4096 * 6);
-        assert_eq!((entry.name.as_str(), entry.bytes), ("x.bg", 4096 * 6));
-        assert_eq!(&bytes[..24], b"\x93BIGRAIN\r\n\x1a\n\x01\0\0\0\x02\0\0\0\x02\0\0\0");
-        assert_eq!(&bytes[24..40], &ID);
-        assert_eq!(bytes[40..48], 24_576u64.to_le_bytes());
-        assert_eq!(&bytes[48..52], b"ABCD");
-        assert_eq!(bytes[56..72], [4096u64.to_le_bytes(), 12u64.to_le_bytes()].concat());
-        assert_eq!(bytes[88..104], [8192u64.to_le_bytes(), 15_000u64.to_le_bytes()].concat());
-        assert_eq!(&bytes[4096..4108], b"\x01\0\0\0\x02\0\0\0\x03\0\0\0");
-    }
-
-    #[test]
-    fn reads_back_what_was_written() {
-        let (vfs, path) = (MemoryVfs::default(), Path::new("/x.bg"));
-        write(&vfs, path);
-        let file = FileReader::open(&vfs, path, Kind::Codes, Some(&ID)).unwrap();
-        assert_eq!(file.read_array::<u32>(*b"ABCD").unwrap(), [1, 2, 3]);
-        assert!(file.read_array::<u64>(*b"ABCD").is_err());
-        let long = file.section(*b"LONG").unwrap();
-        let mut part = [9; 3];
-        file.read_at(&long, 4_999, &mut part).unwrap();
-        assert_eq!(part, [0, 1, 1]);
-        assert!(file.read_at(&long, 14_998, &mut part).is_err());
-        assert!(file.section(*b"NONE").is_err());
-        file.check_all(&mut |_| Ok(())).unwrap();
-    }
-
-    #[test]
-    fn every_flipped_byte_and_every_truncation_is_noticed() {
-        let (vfs, path) = (MemoryVfs::default(), Path::new("/x.bg"));
-        write(&vfs, path);
-        let good = bytes_of(&vfs, path);
-        let check = |bytes: &[u8]| {
-            put(&vfs, path, bytes);
-            FileReader::open(&vfs, path, Kind::Codes, Some(&ID)).and_then(|file| file.check_all(&mut |_| Ok(())))
-        };
-        check(&good).unwrap();
-        for at in 0..good.len() {
-            let mut bad = good.clone();
-            bad[at] ^= 0x41;
-            assert!(check(&bad).is_err(), "byte {at}");
-        }
-        for length in (0..good.len()).step_by(512) {
-            assert!(check(&good[..length]).is_err(), "length {length}");
-        }
-        assert!(check(&[&good[..], &[0; 4096]].concat()).is_err());
-    }
-
-    #[test]
-    fn foreign_newer_and_unknown_files_are_told_apart() {
-        let (vfs, path) = (MemoryVfs::default(), Path::new("/x.bg"));
-        write(&vfs, path);
-        let open = |kind, id| FileReader::open(&vfs, path, kind, Some(id)).unwrap_err();
-        assert!(matches!(open(Kind::Dense, &ID), Error::Mismatch { .. }));
-        assert!(matches!(open(Kind::Codes, &[0; 16]), Error::Mismatch { .. }));
-        let mut bytes = bytes_of(&vfs, path);
-        bytes[12] = 2;
-        put(&vfs, path, &bytes);
-        assert!(matches!(open(Kind::Codes, &ID), Error::Unsupported { .. }));
-        bytes[12] = 1;
-        bytes[16] = 99;
-        let crc = crc32c::crc32c(&bytes[..HEADER_CRC]).to_le_bytes();
-        bytes[HEADER_CRC..HEADER_CRC + 4].copy_from_slice(&crc);
-        put(&vfs, path, &bytes);
-        assert!(matches!(open(Kind::Codes, &ID), Error::Unsupported { .. }));
-    }
-}
+mod tests;

@@ -1,4 +1,55 @@
-//! bigrain: two-grain embedding retrieval.
+//! bigrain: two-grain embedding retrieval. This page is the guide to the code.
+//!
+//! # The idea
+//! Every document has two grains. A small **code** lives in memory, in inverted lists scanned with SIMD; the **dense
+//! vector** (the truth) lies on SSD, in the order of the lists, and is read only for the few candidates that deserve it.
+//! ```text
+//! query --> probe ----> scan -----------> fetch -------------> verify -----> rank --> hits
+//!           which       code scores of    dense vectors of     exact         best k,
+//!           lists       all rows in them  the few that count   scores        ties by key
+//!           (RAM)       (RAM, SIMD)       (SSD)                (SIMD)
+//! ```
+//! [`search::Searcher::search`] is one function of these steps. Who has read it has read the engine.
+//!
+//! # Where do I find ...?
+//! A module may use only those above it in this table; `tests/tidy.rs` holds the table and fails on an edge that breaks it.
+//!
+//! | module | what it knows |
+//! |---|---|
+//! | [`error`], [`types`] | errors by remedy; rows, lists, keys, metrics |
+//! | [`simd`] | the kernels: a scalar oracle, AVX2, AVX-512; pictures of the packed layouts |
+//! | [`vfs`] | the one seam to files, with implementations that fail and crash on purpose |
+//! | [`format`] | the one envelope of every index file |
+//! | [`dataset`] | other people's files: npy, fbin, fvecs, parquet, IDX, keys, qrels |
+//! | [`topk`], [`sample`], [`linalg`] | best-k as sortable integers; seeded sampling; matrix helpers |
+//! | [`quantizer`] | centroids, rotation, codebooks; a query's score tables |
+//! | [`codes`] | inverted lists in memory and their scan |
+//! | [`dense`] | dense vectors on SSD: records, shards, four ways to read them |
+//! | [`train`] | k-means, product quantization, OPQ |
+//! | [`index`] | the manifest and the files it names, opened for search |
+//! | [`build`] | from files of vectors to an index, in bounded memory |
+//! | [`search`] | the query path |
+//! | [`eval`] | exact answers, recall, speed |
+//! | `server` | HTTP (feature `server`) |
+//!
+//! # What stays true
+//! - Files of an index are immutable. A version exists when its manifest is renamed into place, and not before.
+//! - Row order is list order: a row's number says where its code and its dense vector lie, so ids cost no memory. The
+//!   caller's key lies beside the dense vector.
+//! - A score is larger when better, everywhere. L2 is negated once, at the edge.
+//! - Answers do not depend on the number of threads, on how vectors are read, or on the instruction set: integer scans
+//!   are equal to the bit, float kernels share one order of summation, ties are broken by key.
+//! - A build from the same input, seed and parameters gives the same bytes at any number of threads.
+//! - `unsafe` lives in [`simd`] and [`dense`] only, every block with its reason.
+//! - No panic on anything that a user, a file or a network can send: bad input is an [`error::Error`] that names the value
+//!   and the remedy.
+//!
+//! # Where the plan was left
+//! - Matrix products run on `faer`, not on `gemm`: about a tenth slower, but without unsafe code of ours.
+//! - Dense records larger than a page follow each other without gaps instead of starting on a page: 1,024 floats and a
+//!   key are 4,112 bytes, and two pages for each would double the file.
+//! - Under L2 the term of a row carries the squared error of its code ([`quantizer`]), which the plain estimate ignores.
+
 pub mod build;
 pub mod codes;
 pub mod dataset;
@@ -11,6 +62,8 @@ pub mod linalg;
 pub mod quantizer;
 pub mod sample;
 pub mod search;
+#[cfg(feature = "server")]
+pub mod server;
 pub mod simd;
 pub mod topk;
 pub mod train;

@@ -104,7 +104,7 @@ impl Passes<'_> {
             lists_file.read_exact_at(chunk.first * 4, bytemuck::cast_slice_mut(&mut lists))?;
             keys.resize(good.len(), 0);
             companions.keys(chunk.first, &mut keys)?;
-            self.encode_chunk(&format, chunk, &lists, &keys, &mut records);
+            self.encode_chunk(&format, chunk, &lists, &keys, &mut records)?;
             for (record, &list) in records.chunks(format.fixed).zip(&lists) {
                 let fields = companions.next_fields()?;
                 if list != SKIPPED {
@@ -119,20 +119,28 @@ impl Passes<'_> {
     }
 
     /// The fixed parts of a chunk's spill records.
-    fn encode_chunk(&self, format: &SpillFormat, chunk: &mut Chunk, lists: &[ListId], keys: &[Key], out: &mut Vec<u8>) {
+    fn encode_chunk(
+        &self,
+        format: &SpillFormat,
+        chunk: &mut Chunk,
+        lists: &[ListId],
+        keys: &[Key],
+        out: &mut Vec<u8>,
+    ) -> Result<()> {
         let dim = self.plan.dim;
         out.resize(lists.len() * format.fixed, 0);
         let blocks = out.par_chunks_mut(BLOCK * format.fixed).zip(chunk.vectors.par_chunks_mut(BLOCK * dim));
-        blocks.zip(lists.par_chunks(BLOCK).zip(keys.par_chunks(BLOCK))).for_each(|((out, rows), (lists, keys))| {
+        blocks.zip(lists.par_chunks(BLOCK).zip(keys.par_chunks(BLOCK))).try_for_each(|((out, rows), (lists, keys))| {
             // Rows that are left out are zeros; any list will do for them.
             let lists: Vec<ListId> = lists.iter().map(|&l| if l == SKIPPED { 0 } else { l }).collect();
             let encoded = self.quantizer.encode(Kernels::detect(), as_matrix(rows, dim).view(), &lists);
             for (i, out) in out.chunks_mut(format.fixed).enumerate() {
                 let term = encoded.terms.get(i).copied().unwrap_or(0.0);
                 let code = &encoded.codes[i * format.code..][..format.code];
-                format.write(lists[i], term, code, &rows[i * dim..][..dim], keys[i], out);
+                format.write(lists[i], term, code, &rows[i * dim..][..dim], keys[i], out)?;
             }
-        });
+            Ok(())
+        })
     }
 }
 
@@ -160,11 +168,11 @@ impl SpillFormat {
         SpillFormat { code: plan.code_bytes, fixed: 8 + plan.code_bytes + layout.stride(), layout }
     }
 
-    fn write(&self, list: ListId, term: f32, code: &[u8], vector: &[f32], key: Key, out: &mut [u8]) {
+    fn write(&self, list: ListId, term: f32, code: &[u8], vector: &[f32], key: Key, out: &mut [u8]) -> Result<()> {
         out[..4].copy_from_slice(bytemuck::bytes_of(&list));
         out[4..8].copy_from_slice(bytemuck::bytes_of(&term));
         out[8..8 + self.code].copy_from_slice(code);
-        self.layout.encode(vector, key, &mut out[8 + self.code..]);
+        self.layout.encode(vector, key, &mut out[8 + self.code..])
     }
 
     fn push(&self, fixed: &[u8], fields: &str, out: &mut Vec<u8>) {

@@ -25,7 +25,7 @@ impl Truth {
     pub fn read(path: &Path) -> Result<Truth> {
         let mut file = open_integers(path)?;
         let (queries, k, scalar) = (file.rows(), file.dim(), file.scalar());
-        // The length of the file was checked, so this is at most 8 times the bytes that are really there.
+        // The length of the file was checked, so this is at most twice the bytes that are really there.
         let mut rows = Vec::with_capacity(queries as usize * k);
         file.for_each_row(0, queries, |query, bytes| {
             for (rank, bytes) in bytes.chunks_exact(scalar.size()).enumerate() {

@@ -40,6 +40,7 @@ mod write;
 pub use fields::FieldFile;
 pub use judgements::{Judgement, Truth, read_qrels};
 pub use keys::KeyFile;
+pub use npy::parse_npy;
 pub use scalar::Scalar;
 pub use write::VectorWriter;
 
@@ -63,7 +64,7 @@ pub struct VectorFile {
 #[derive(Debug)]
 enum Source {
     Flat(FlatFile),
-    Gzip(GzipFile),
+    Gzip(Box<GzipFile>),
     #[cfg(feature = "parquet")]
     Parquet(Box<parquet::ParquetFile>),
 }
@@ -153,7 +154,7 @@ fn open_source(path: &Path, column: Option<&str>) -> Result<Source> {
         return Err(Error::params("column", reason));
     }
     if name.ends_with("-ubyte.gz") {
-        return GzipFile::open(path).map(Source::Gzip);
+        return GzipFile::open(path).map(|file| Source::Gzip(Box::new(file)));
     }
     let flat = match name.rsplit_once('.').map_or("", |(_, ending)| ending) {
         "npy" => npy::open(path).and_then(FlatFile::vectors),

@@ -29,6 +29,29 @@ pub(super) fn open(path: &Path) -> Result<FlatFile> {
     FlatFile::new(path, file, layout)
 }
 
+/// Reads a matrix of vectors that is already in memory (the body of a request): its number of columns, and
+/// `rows x columns` values. `name` stands for the path in errors.
+///
+/// # Errors
+/// `InvalidInput`: not a `.npy` of f32, f16, u8 or i8 in C order, or another length than its header says. A shape without
+/// rows is no error here.
+pub fn parse_npy(name: &str, bytes: &[u8]) -> Result<(usize, Vec<f32>)> {
+    let path = Path::new(name);
+    let layout = read_header(path, &mut &*bytes)?;
+    if !layout.scalar.is_vector_element() {
+        let reason = format!("{:?} values; vectors are f32, f16, u8 or i8", layout.scalar);
+        return Err(Error::input(path, "header", reason));
+    }
+    if layout.file_length() != Some(bytes.len() as u64) {
+        let (rows, dim) = (layout.rows, layout.dim);
+        let reason = format!("{rows} x {dim} values of {:?} do not fit {} bytes", layout.scalar, bytes.len());
+        return Err(Error::input(path, "header", reason));
+    }
+    let values = layout.scalar.decode(&bytes[layout.header as usize..]).unwrap_or_default();
+    let dim = usize::try_from(layout.dim).map_err(|_| Error::input(path, "header", "too wide"))?;
+    Ok((dim, values))
+}
+
 fn read_header(path: &Path, file: &mut impl Read) -> Result<Layout> {
     let mut start = [0; 8];
     file.read_exact(&mut start).map_err(|source| short_header(path, "magic", source))?;

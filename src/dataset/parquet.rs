@@ -97,12 +97,13 @@ impl ParquetFile {
         if groups.last() == Some(&0) {
             return Err(Error::input(path, "footer", "0 rows: there is nothing to read"));
         }
-        let mut opened = ParquetFile { path: path.into(), metadata, file, column, groups, dim: 1, position: None };
+        let mut opened = ParquetFile { path: path.into(), metadata, file, column, groups, dim: BATCH, position: None };
+        // Of a dimension not yet known, batches of one row; then the reader is dropped and made anew.
         opened.dim = opened.first_dim()?;
         if opened.dim == 0 {
             return Err(Error::input(path, "row 0", "0 dimensions: there is nothing to read"));
         }
-        opened.position = None; // its batches were sized for an unknown dimension
+        opened.position = None;
         Ok(opened)
     }
 
@@ -166,11 +167,9 @@ impl ParquetFile {
         Ok(Position { reader, batch: None, first: row, end: self.groups[group + 1] })
     }
 
-    /// The dimension: the column type's, or the first row's.
+    /// The dimension: the length of the first row, decoded alone. A fixed-size column's type would say it too, but only
+    /// claims it.
     fn first_dim(&mut self) -> Result<usize> {
-        if let DataType::FixedSizeList(_, dim) = self.metadata.schema().field(self.column).data_type() {
-            return Ok(usize::try_from(*dim).unwrap_or(0));
-        }
         let (batch, _) = self.batch_with(0)?;
         let bounds = row_bounds(&batch, 0);
         bounds.map(|(_, begin, end)| end - begin).map_err(|reason| Error::input(&self.path, "row 0", reason))

@@ -65,6 +65,16 @@ impl Scalar {
         }
     }
 
+    /// The values of `bytes`; `None` for types of row numbers and where the bytes are not a whole number of values.
+    pub fn decode(self, bytes: &[u8]) -> Option<Vec<f32>> {
+        if !self.is_vector_element() || !bytes.len().is_multiple_of(self.size()) {
+            return None;
+        }
+        let mut values = vec![0.0; bytes.len() / self.size()];
+        self.widen(bytes, &mut values);
+        Some(values)
+    }
+
     /// Decodes one row number; `None` where it is negative or the type is a float.
     pub(super) fn row_number(self, bytes: &[u8]) -> Option<u64> {
         match self {

@@ -4,15 +4,16 @@ use memmap2::{Advice, Mmap, MmapMut};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::{FetchStats, RecordLayout, RecordRef, VECS};
+use super::{FetchStats, OnRecord, RecordLayout, RecordRef, VECS, damaged};
 use crate::error::{Error, Result};
 use crate::format::{FileReader, PAGE};
 use crate::simd::prefetch;
 use crate::types::Row;
-use crate::vfs::Vfs;
 
-/// Records asked for ahead of the one being scored.
+/// Records asked of memory ahead of the one being scored.
 const AHEAD: usize = 2;
+/// Records asked of the device ahead of the one being scored, where they were never touched before.
+const READ_AHEAD: usize = 64;
 
 /// One shard.
 #[derive(Debug)]
@@ -41,31 +42,42 @@ impl Mapped {
         }
     }
 
-    fn verify(&self, layout: &RecordLayout, at: u64, record: &[u8]) -> Result<()> {
-        let Some(word) = self.checked.get(at as usize / 64) else { return Ok(()) };
-        let bit = 1 << (at % 64);
-        if word.load(Ordering::Relaxed) & bit == 0 {
-            if !layout.is_whole(record) {
-                return Err(Error::corrupt(&self.path, "VECS", format!("the checksum of record {at} is wrong")));
-            }
-            word.fetch_or(bit, Ordering::Relaxed);
+    /// Whether record `at` was checked before.
+    fn is_checked(&self, at: u64) -> bool {
+        let word = self.checked.get(at as usize / 64);
+        word.is_none_or(|word| word.load(Ordering::Relaxed) & 1 << (at % 64) != 0)
+    }
+
+    /// Checks the record of `row`, which is record `at` of this shard, unless that was done before.
+    fn verify(&self, layout: &RecordLayout, row: Row, at: u64, record: &[u8]) -> Result<()> {
+        if self.is_checked(at) {
+            return Ok(());
         }
+        if !layout.is_whole(record) {
+            return Err(damaged(&self.path, row, at));
+        }
+        self.checked[at as usize / 64].fetch_or(1 << (at % 64), Ordering::Relaxed);
         Ok(())
+    }
+
+    /// Tells the system that record `at` will be read. Advice: that it is not taken does no harm.
+    fn will_need(&self, layout: &RecordLayout, at: u64) {
+        if let Bytes::File(map) = &self.bytes {
+            let _ = map.advise_range(Advice::WillNeed, (PAGE + layout.offset(at)) as usize, layout.stride());
+        }
     }
 }
 
 /// Maps every shard; simulated files, which cannot be mapped, are loaded.
-pub(super) fn map_all(vfs: &dyn Vfs, files: &[FileReader], layout: RecordLayout, rows: u64) -> Result<Vec<Mapped>> {
+pub(super) fn map_all(files: &[FileReader], layout: &RecordLayout, rows: u64) -> Result<Vec<Mapped>> {
     let map = |(shard, file): (usize, &FileReader)| {
-        let opened = vfs.open(file.path())?;
-        let Some(real) = opened.as_file() else { return load(file) };
+        let Some(real) = file.file().as_file() else { return load(file) };
         // SAFETY: the map is read-only, and index files are immutable once their manifest names them: writers only
         // create new files and remove old ones, which keeps the pages of open maps. A file that someone truncates by
         // force makes later reads fault; that is the operating system's answer to it for every mapped file.
         let map = unsafe { Mmap::map(real) }.map_err(Error::io(file.path()))?;
-        let section = file.section(VECS)?;
-        if section.offset != PAGE || (map.len() as u64) < PAGE + section.length {
-            return Err(Error::corrupt(file.path(), "VECS", "its records are not where they should be"));
+        if (map.len() as u64) < file.len() {
+            return Err(Error::corrupt(file.path(), "VECS", "the file was cut short while it was opened"));
         }
         // Advice: without it, the system reads 128 KiB around every touched page.
         map.advise(Advice::Random).map_err(Error::io(file.path()))?;
@@ -91,23 +103,28 @@ fn load(file: &FileReader) -> Result<Mapped> {
 }
 
 /// See [`super::DenseSet::for_each`].
-pub(super) fn for_each(
-    shards: &[Mapped],
-    layout: &RecordLayout,
-    rows: &[Row],
-    f: &mut dyn FnMut(usize, RecordRef<'_>),
-) -> Result<FetchStats> {
+pub(super) fn for_each(shards: &[Mapped], layout: &RecordLayout, rows: &[Row], f: OnRecord<'_>) -> Result<FetchStats> {
     let record = |row: Row| {
         let (shard, at) = layout.place(row);
         (&shards[shard], at, &shards[shard].records()[layout.offset(at) as usize..][..layout.stride()])
     };
+    let ask = |row: Row| {
+        let (shard, at, _) = record(row);
+        if !shard.is_checked(at) {
+            shard.will_need(layout, at);
+        }
+    };
+    rows.iter().take(READ_AHEAD).for_each(|&row| ask(row));
     rows.iter().take(AHEAD).for_each(|&row| prefetch(record(row).2));
     for (i, &row) in rows.iter().enumerate() {
+        if let Some(&later) = rows.get(i + READ_AHEAD) {
+            ask(later);
+        }
         if let Some(&next) = rows.get(i + AHEAD) {
             prefetch(record(next).2);
         }
         let (shard, at, bytes) = record(row);
-        shard.verify(layout, at, bytes)?;
+        shard.verify(layout, row, at, bytes)?;
         f(i, RecordRef::new(layout, bytes));
     }
     Ok(FetchStats { vectors: rows.len(), bytes: rows.len() * layout.stride(), reads: 0 })

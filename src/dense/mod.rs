@@ -5,6 +5,9 @@
 //! - **Random advice.** With the system's read-ahead, one cold 4 KiB touch reads a hundred times as much.
 //! - **Checksums once.** Every record carries a CRC-32C. It is verified whenever bytes come from the device: on every
 //!   positioned read, and in a map on the first touch of a record, remembered in a bitmap.
+//! - **First touches are announced.** A page fault waits for one read of the device. Records of a map that were never
+//!   touched are asked of the system (`MADV_WILLNEED`) 64 ahead, so that their reads overlap; those touched before most
+//!   likely are in memory, and a system call for each would cost more than scoring them.
 //! - **The next record is asked for while this one is scored** (prefetch), since rows are scattered over the shard.
 //! - **Beyond memory**, a page fault blocks its thread for one device latency a record. [`Store::Uring`] submits a whole
 //!   batch of page-aligned reads and scores records as they arrive; [`Store::Pread`] does the same with a fixed pool of
@@ -19,6 +22,8 @@ mod layout;
 mod mapped;
 mod pread;
 mod reads;
+#[cfg(test)]
+mod tests;
 #[cfg(target_os = "linux")]
 mod uring;
 mod writer;
@@ -32,7 +37,7 @@ use std::path::Path;
 use std::str::FromStr;
 
 use crate::error::{Error, Result};
-use crate::format::{FileEntry, FileReader, Kind};
+use crate::format::{FileEntry, FileReader, Kind, PAGE};
 use crate::types::Row;
 use crate::vfs::Vfs;
 use mapped::Mapped;
@@ -91,12 +96,15 @@ pub struct FetchStats {
 /// Working memory of one thread's fetches: buffers, and a ring of its own.
 #[derive(Debug, Default)]
 pub struct FetchScratch {
-    slots: Vec<reads::Slot>,
     plan: Vec<reads::Read>,
     #[cfg(target_os = "linux")]
     ring: Option<uring::Ring>,
-    channel: Option<pread::Replies>,
+    slots: Vec<reads::Slot>,
+    replies: Option<pread::Replies>,
 }
+
+/// What is done with a record and its place in the rows asked for.
+type OnRecord<'a> = &'a mut dyn FnMut(usize, RecordRef<'_>);
 
 /// The dense vectors of an index.
 #[derive(Debug)]
@@ -134,25 +142,21 @@ impl DenseSet {
             let found = format!("{} dense shards are named, {rows} rows need {}", entries.len(), layout.shards(rows));
             return Err(Error::corrupt(dir, "manifest", found));
         }
-        let mut files = Vec::with_capacity(entries.len());
-        for (shard, entry) in entries.iter().enumerate() {
-            let path = dir.join(&entry.name);
-            let file = FileReader::open(vfs, &path, Kind::Dense, Some(index_id))?;
-            let (found, needed) =
-                (file.section(VECS)?.length, layout.section_bytes(layout.shard_rows(shard, rows)));
-            if found != needed {
-                return Err(Error::corrupt(&path, "VECS", format!("its length is {found}, its rows need {needed}")));
-            }
-            files.push(file);
-        }
+        let files: Vec<FileReader> = entries
+            .iter()
+            .enumerate()
+            .map(|(shard, entry)| {
+                open_shard(vfs, &dir.join(&entry.name), index_id, &layout, layout.shard_rows(shard, rows))
+            })
+            .collect::<Result<_>>()?;
         let mut notes = Vec::new();
-        let store = effective(store, &mut notes);
+        let store = effective(store, &files, &mut notes);
         let reader = match store {
-            Store::Mmap => Reader::Mapped(mapped::map_all(vfs, &files, layout, rows)?),
+            Store::Mmap => Reader::Mapped(mapped::map_all(&files, &layout, rows)?),
             Store::Memory => Reader::Mapped(mapped::load_all(&files)?),
-            Store::Pread => Reader::Pread(PreadReader::new(ShardFile::open_all(vfs, &files, direct, &mut notes)?, direct)),
+            Store::Pread => Reader::Pread(PreadReader::new(ShardFile::open_all(vfs, files, direct, &mut notes))),
             #[cfg(target_os = "linux")]
-            Store::Uring => Reader::Uring(ShardFile::open_all(vfs, &files, direct, &mut notes)?),
+            Store::Uring => Reader::Uring(ShardFile::open_all(vfs, files, direct, &mut notes)),
             #[cfg(not(target_os = "linux"))]
             Store::Uring => unreachable!("effective() replaced it"),
         };
@@ -175,16 +179,12 @@ impl DenseSet {
     }
 
     /// Calls `f` once for each of `rows` (ascending, below the number of rows) with its place in `rows` and its record,
-    /// in the order in which records arrive.
+    /// in the order in which records arrive. The scratch may serve any thread and any set, one fetch at a time.
     ///
     /// # Errors
-    /// `Corrupt` naming the file and row of a damaged record, `Io` of a failed read.
-    pub fn for_each(
-        &self,
-        rows: &[Row],
-        scratch: &mut FetchScratch,
-        f: &mut dyn FnMut(usize, RecordRef<'_>),
-    ) -> Result<FetchStats> {
+    /// `Corrupt` naming the file and row of a damaged record, `Io` of a failed read; some records may have been handed
+    /// out before, none is afterwards, and the scratch is as good as new.
+    pub fn for_each(&self, rows: &[Row], scratch: &mut FetchScratch, f: OnRecord<'_>) -> Result<FetchStats> {
         assert!(rows.last().is_none_or(|&row| u64::from(row) < self.rows), "rows are those of this index");
         debug_assert!(rows.is_sorted());
         match &self.reader {
@@ -196,20 +196,40 @@ impl DenseSet {
     }
 }
 
-/// The store that this system can do, nearest to the one asked for.
-fn effective(store: Store, notes: &mut Vec<String>) -> Store {
+/// Opens one shard and checks that it holds `rows` records where they should be.
+fn open_shard(vfs: &dyn Vfs, path: &Path, index_id: &[u8; 16], layout: &RecordLayout, rows: u64) -> Result<FileReader> {
+    let file = FileReader::open(vfs, path, Kind::Dense, Some(index_id))?;
+    let (section, needed) = (file.section(VECS)?, layout.section_bytes(rows));
+    if section.length != needed {
+        let reason = format!("its length is {}, the {rows} rows of this shard need {needed}", section.length);
+        return Err(Error::corrupt(path, "VECS", reason));
+    }
+    if section.offset != PAGE {
+        return Err(Error::corrupt(path, "VECS", format!("it begins at {}, not at {PAGE}", section.offset)));
+    }
+    Ok(file)
+}
+
+/// The store that this system can do for these files, nearest to the one asked for.
+fn effective(store: Store, files: &[FileReader], notes: &mut Vec<String>) -> Store {
     if store != Store::Uring {
         return store;
     }
+    let simulated = files.iter().any(|file| file.file().as_file().is_none());
     #[cfg(target_os = "linux")]
     let refused = uring::probe().err().map(|e| e.to_string());
     #[cfg(not(target_os = "linux"))]
     let refused = Some("it is a feature of Linux".to_string());
-    match refused {
+    match refused.or(simulated.then(|| "the files are simulated".to_string())) {
         None => Store::Uring,
         Some(reason) => {
             notes.push(format!("io_uring is not available ({reason}); positioned reads are used instead"));
             Store::Pread
         }
     }
+}
+
+/// Record `at` of the shard `path`, which is `row` of the index, is not what was written.
+fn damaged(path: &Path, row: Row, at: u64) -> Error {
+    Error::corrupt(path, "VECS", format!("the checksum of row {row}, record {at} of this shard, is wrong"))
 }

@@ -7,8 +7,8 @@
 use crossbeam::channel::{Receiver, Sender, bounded, unbounded};
 use std::sync::Arc;
 
-use super::reads::{Read, ShardFile, Slot, deliver, plan};
-use super::{FetchScratch, FetchStats, RecordLayout, RecordRef};
+use super::reads::{Fetch, Read, ShardFile, Slot, fetch};
+use super::{FetchScratch, FetchStats, OnRecord, RecordLayout};
 use crate::error::{Error, Result};
 use crate::types::Row;
 
@@ -22,32 +22,36 @@ const IN_FLIGHT: usize = 64;
 pub(super) struct PreadReader {
     files: Arc<Vec<ShardFile>>,
     jobs: Sender<Job>,
-    direct: bool,
 }
 
 /// A read for the pool.
 struct Job {
     slot: Slot,
-    read: Read,
-    reply: Sender<(Slot, Result<()>)>,
+    shard: usize,
+    offset: u64,
+    length: u64,
+    reply: Sender<Reply>,
 }
+
+/// A buffer that comes home, and whether it was filled.
+type Reply = (Slot, Result<()>);
 
 /// Where a thread's reads come back.
 #[derive(Debug)]
 pub(super) struct Replies {
-    sender: Sender<(Slot, Result<()>)>,
-    receiver: Receiver<(Slot, Result<()>)>,
+    sender: Sender<Reply>,
+    receiver: Receiver<Reply>,
 }
 
-impl Replies {
-    fn new() -> Replies {
+impl Default for Replies {
+    fn default() -> Replies {
         let (sender, receiver) = unbounded();
         Replies { sender, receiver }
     }
 }
 
 impl PreadReader {
-    pub(super) fn new(files: Vec<ShardFile>, direct: bool) -> PreadReader {
+    pub(super) fn new(files: Vec<ShardFile>) -> PreadReader {
         let files = Arc::new(files);
         let (jobs, queue) = bounded::<Job>(THREADS * 4);
         for i in 0..THREADS {
@@ -55,7 +59,7 @@ impl PreadReader {
             // They end when the sender is dropped with the reader. A system that cannot start one has fewer.
             let _ = std::thread::Builder::new().name(format!("bigrain-read-{i}")).spawn(move || serve(&files, &queue));
         }
-        PreadReader { files, jobs, direct }
+        PreadReader { files, jobs }
     }
 
     /// See [`super::DenseSet::for_each`].
@@ -64,99 +68,88 @@ impl PreadReader {
         layout: &RecordLayout,
         rows: &[Row],
         scratch: &mut FetchScratch,
-        f: &mut dyn FnMut(usize, RecordRef<'_>),
+        f: OnRecord<'_>,
     ) -> Result<FetchStats> {
-        let mut reads = std::mem::take(&mut scratch.plan);
-        plan(layout, rows, &mut reads);
-        let done = self.run(layout, rows, &reads, scratch, f);
-        let bytes = reads.iter().map(|read| read.length as usize).sum();
-        let stats = FetchStats { vectors: rows.len(), bytes, reads: reads.len() };
-        scratch.plan = reads;
-        done.map(|()| stats)
+        fetch(&self.files, layout, rows, scratch, |fetch, scratch| {
+            // Taken, and given back only with every reply received: after a panic of `f`, or without a pool, replies
+            // may still come, and they must not be taken for those of the next fetch.
+            let replies = scratch.replies.take().unwrap_or_default();
+            let mut in_flight = 0;
+            let mut outcome = self.run(fetch, &replies, &mut in_flight, &mut scratch.slots, f);
+            while in_flight > 0 {
+                let (slot, read) = receive(&replies, &mut in_flight);
+                outcome = outcome.and_then(|()| read.and_then(|()| fetch.deliver(&slot, f)));
+                scratch.slots.push(slot);
+            }
+            scratch.replies = Some(replies);
+            outcome
+        })
     }
 
+    /// Does every read or hands it to the pool; ends at the first error, with `in_flight` replies to come.
     fn run(
         &self,
-        layout: &RecordLayout,
-        rows: &[Row],
-        reads: &[Read],
-        scratch: &mut FetchScratch,
-        f: &mut dyn FnMut(usize, RecordRef<'_>),
+        fetch: &Fetch<'_>,
+        replies: &Replies,
+        in_flight: &mut usize,
+        slots: &mut Vec<Slot>,
+        f: OnRecord<'_>,
     ) -> Result<()> {
-        let FetchScratch { slots, channel, .. } = scratch;
-        let replies = channel.get_or_insert_with(Replies::new);
-        let mut in_flight = 0;
-        let mut outcome = Ok(());
-        for (i, read) in reads.iter().enumerate() {
-            if in_flight == IN_FLIGHT {
-                in_flight -= 1;
-                outcome = outcome.and(self.receive(layout, rows, reads, replies, slots, f));
-            }
-            if outcome.is_err() {
-                break;
-            }
+        for (i, read) in fetch.reads.iter().enumerate() {
             let mut slot = slots.pop().unwrap_or_default();
             slot.read = i;
-            if !self.direct && self.read_cached(read, &mut slot) {
-                outcome = deliver(&self.files, layout, rows, read, &slot, f);
+            if read_cached(&self.files[read.shard], read, &mut slot) {
+                let delivered = fetch.deliver(&slot, f);
                 slots.push(slot);
+                delivered?;
                 continue;
             }
-            slot.buffer(read);
-            let job = Job { slot, read: read.clone(), reply: replies.sender.clone() };
-            if self.jobs.send(job).is_err() {
-                return Err(stopped(&self.files[read.shard]));
+            let Read { shard, offset, length, .. } = *read;
+            let reply = replies.sender.clone();
+            if self.jobs.send(Job { slot, shard, offset, length, reply }).is_err() {
+                let reason = std::io::Error::other("no thread could be started to read it");
+                return Err(Error::io(&self.files[shard].path)(reason));
             }
-            in_flight += 1;
+            *in_flight += 1;
+            if *in_flight == IN_FLIGHT {
+                let (slot, read) = receive(replies, in_flight);
+                let delivered = read.and_then(|()| fetch.deliver(&slot, f));
+                slots.push(slot);
+                delivered?;
+            }
         }
-        // Every buffer comes home, also after an error.
-        for _ in 0..in_flight {
-            let received = self.receive(layout, rows, reads, replies, slots, f);
-            outcome = outcome.and(received);
-        }
-        outcome
+        Ok(())
     }
+}
 
-    /// Waits for one read and hands out its records.
-    fn receive(
-        &self,
-        layout: &RecordLayout,
-        rows: &[Row],
-        reads: &[Read],
-        replies: &Replies,
-        slots: &mut Vec<Slot>,
-        f: &mut dyn FnMut(usize, RecordRef<'_>),
-    ) -> Result<()> {
-        let (slot, read) = replies.receiver.recv().map_err(|_| stopped(&self.files[0]))?;
-        let delivered = read.and_then(|()| deliver(&self.files, layout, rows, &reads[slot.read], &slot, f));
-        slots.push(slot);
-        delivered
-    }
+/// Waits for one read.
+fn receive(replies: &Replies, in_flight: &mut usize) -> Reply {
+    *in_flight -= 1;
+    replies.receiver.recv().expect("the sender lives beside the receiver")
+}
 
-    /// Reads without waiting for the device; false if that would not do.
-    fn read_cached(&self, read: &Read, slot: &mut Slot) -> bool {
-        let shard = &self.files[read.shard];
-        let buffer = slot.buffer(read);
-        #[cfg(target_os = "linux")]
-        if let Some(file) = shard.file.as_file() {
-            use rustix::io::{ReadWriteFlags, preadv2};
-            let length = buffer.len();
-            let slices = &mut [std::io::IoSliceMut::new(buffer)];
-            return preadv2(file, slices, read.offset, ReadWriteFlags::NOWAIT).is_ok_and(|n| n == length);
-        }
-        shard.file.read_exact_at(read.offset, buffer).is_ok()
-    }
+/// Reads what lies in the page cache without waiting for the device; false if not all of it does.
+#[cfg(target_os = "linux")]
+fn read_cached(shard: &ShardFile, read: &Read, slot: &mut Slot) -> bool {
+    use rustix::io::{ReadWriteFlags, preadv2};
+    let Some(file) = shard.file.as_file().filter(|_| !shard.direct) else { return false };
+    let buffer = slot.buffer(read.length);
+    let length = buffer.len();
+    let slices = &mut [std::io::IoSliceMut::new(buffer)];
+    preadv2(file, slices, read.offset, ReadWriteFlags::NOWAIT).is_ok_and(|n| n == length)
+}
+
+/// Other systems cannot tell.
+#[cfg(not(target_os = "linux"))]
+fn read_cached(_: &ShardFile, _: &Read, _: &mut Slot) -> bool {
+    false
 }
 
 /// A thread of the pool.
 fn serve(files: &[ShardFile], queue: &Receiver<Job>) {
-    while let Ok(Job { mut slot, read, reply }) = queue.recv() {
-        let done = files[read.shard].file.read_exact_at(read.offset, slot.buffer(&read));
+    while let Ok(Job { mut slot, shard, offset, length, reply }) = queue.recv() {
+        let done = files[shard].file.read_exact_at(offset, slot.buffer(length));
         // A query that gave up does not listen.
         let _ = reply.send((slot, done));
     }
-}
-
-fn stopped(file: &ShardFile) -> Error {
-    Error::io(&file.path)(std::io::Error::other("the reader threads could not be started"))
 }

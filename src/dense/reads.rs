@@ -2,10 +2,10 @@
 
 use bytemuck::{Pod, Zeroable};
 use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use super::{RecordLayout, RecordRef, VECS};
-use crate::error::{Error, Result};
+use super::{FetchScratch, FetchStats, OnRecord, RecordLayout, RecordRef, damaged};
+use crate::error::Result;
 use crate::format::{FileReader, PAGE};
 use crate::types::Row;
 use crate::vfs::{ReadFile, Vfs};
@@ -19,40 +19,60 @@ const MAX_GAP: u64 = 4 << 10;
 pub(super) struct ShardFile {
     pub(super) path: PathBuf,
     pub(super) file: Box<dyn ReadFile>,
+    /// Reads go past the page cache.
+    pub(super) direct: bool,
 }
 
 impl std::fmt::Debug for ShardFile {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("ShardFile").field("path", &self.path).finish()
+        f.debug_struct("ShardFile").field("path", &self.path).field("direct", &self.direct).finish()
     }
 }
 
 impl ShardFile {
-    /// Opens all shards, past the page cache if asked and possible.
+    /// All shards, past the page cache if asked and possible; if it is not, says so once.
     pub(super) fn open_all(
         vfs: &dyn Vfs,
-        files: &[FileReader],
+        files: Vec<FileReader>,
         direct: bool,
         notes: &mut Vec<String>,
-    ) -> Result<Vec<ShardFile>> {
-        let mut shards = Vec::with_capacity(files.len());
-        for file in files {
-            let path = file.path().to_path_buf();
-            if file.section(VECS)?.offset != PAGE {
-                return Err(Error::corrupt(path, "VECS", "its records are not where they should be"));
+    ) -> Vec<ShardFile> {
+        let mut direct = direct;
+        let open = |header: FileReader| {
+            let path = header.path().to_path_buf();
+            if direct {
+                match open_direct(vfs, &header) {
+                    Ok(file) => return ShardFile { path, file, direct },
+                    Err(error) => {
+                        notes.push(format!("direct reads are not available ({error}); the page cache is used"));
+                        direct = false;
+                    }
+                }
             }
-            let opened = if direct { open_direct(vfs, &path, notes)? } else { vfs.open(&path)? };
-            shards.push(ShardFile { path, file: opened });
-        }
-        Ok(shards)
+            let file = header.into_file();
+            advise_random(&*file);
+            ShardFile { path, file, direct }
+        };
+        files.into_iter().map(open).collect()
     }
 }
 
-fn open_direct(vfs: &dyn Vfs, path: &Path, notes: &mut Vec<String>) -> Result<Box<dyn ReadFile>> {
-    vfs.open_direct(path).or_else(|error| {
-        notes.push(format!("direct reads are not available ({error}); the page cache is used"));
-        vfs.open(path)
-    })
+/// Opens a shard past the page cache, and reads a page to see whether that works: some file systems let a file be opened
+/// so, and refuse the reads.
+fn open_direct(vfs: &dyn Vfs, header: &FileReader) -> Result<Box<dyn ReadFile>> {
+    let file = vfs.open_direct(header.path())?;
+    file.read_exact_at(0, Slot::default().buffer(PAGE))?;
+    Ok(file)
+}
+
+/// Tells the system to read what is asked for, and nothing ahead. Advice: that it is not taken does no harm.
+fn advise_random(file: &dyn ReadFile) {
+    #[cfg(target_os = "linux")]
+    if let Some(file) = file.as_file() {
+        let _ = rustix::fs::fadvise(file, 0, None, rustix::fs::Advice::Random);
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _ = file;
 }
 
 /// One page of a buffer: direct reads need the alignment.
@@ -80,13 +100,13 @@ impl std::fmt::Debug for Slot {
 }
 
 impl Slot {
-    /// The buffer for a read, grown if need be.
-    pub(super) fn buffer(&mut self, read: &Read) -> &mut [u8] {
-        let pages = (read.length / PAGE) as usize;
+    /// `length` bytes, a multiple of a page, to read into.
+    pub(super) fn buffer(&mut self, length: u64) -> &mut [u8] {
+        let pages = (length / PAGE) as usize;
         if self.pages.len() < pages {
             self.pages.resize(pages, Page::zeroed());
         }
-        &mut bytemuck::cast_slice_mut(&mut self.pages)[..read.length as usize]
+        bytemuck::cast_slice_mut(&mut self.pages[..pages])
     }
 
     fn bytes(&self) -> &[u8] {
@@ -127,24 +147,47 @@ pub(super) fn plan(layout: &RecordLayout, rows: &[Row], reads: &mut Vec<Read>) {
     }
 }
 
-/// Verifies and hands out the records that a read brought.
-pub(super) fn deliver(
+/// The reads of one call of [`super::DenseSet::for_each`].
+pub(super) struct Fetch<'a> {
+    pub(super) files: &'a [ShardFile],
+    pub(super) layout: &'a RecordLayout,
+    pub(super) rows: &'a [Row],
+    pub(super) reads: &'a [Read],
+}
+
+impl Fetch<'_> {
+    /// Verifies and hands out the records that the read of `slot` brought.
+    pub(super) fn deliver(&self, slot: &Slot, f: OnRecord<'_>) -> Result<()> {
+        let read = &self.reads[slot.read];
+        for i in read.rows.clone() {
+            let at = self.layout.place(self.rows[i]).1;
+            let start = (PAGE + self.layout.offset(at) - read.offset) as usize;
+            let record = &slot.bytes()[start..start + self.layout.stride()];
+            if !self.layout.is_whole(record) {
+                return Err(damaged(&self.files[read.shard].path, self.rows[i], at));
+            }
+            f(i, RecordRef::new(self.layout, record));
+        }
+        Ok(())
+    }
+}
+
+/// Plans the reads for `rows` and lets `run` do them.
+pub(super) fn fetch(
     files: &[ShardFile],
     layout: &RecordLayout,
     rows: &[Row],
-    read: &Read,
-    slot: &Slot,
-    f: &mut dyn FnMut(usize, RecordRef<'_>),
-) -> Result<()> {
-    for i in read.rows.clone() {
-        let at = layout.place(rows[i]).1;
-        let start = (PAGE + layout.offset(at) - read.offset) as usize;
-        let record = &slot.bytes()[start..start + layout.stride()];
-        if !layout.is_whole(record) {
-            let path = &files[read.shard].path;
-            return Err(Error::corrupt(path, "VECS", format!("the checksum of record {at} is wrong")));
-        }
-        f(i, RecordRef::new(layout, record));
+    scratch: &mut FetchScratch,
+    run: impl FnOnce(&Fetch<'_>, &mut FetchScratch) -> Result<()>,
+) -> Result<FetchStats> {
+    if rows.is_empty() {
+        return Ok(FetchStats::default());
     }
-    Ok(())
+    let mut reads = std::mem::take(&mut scratch.plan);
+    plan(layout, rows, &mut reads);
+    let done = run(&Fetch { files, layout, rows, reads: &reads }, scratch);
+    let bytes = reads.iter().map(|read| read.length as usize).sum();
+    let stats = FetchStats { vectors: rows.len(), bytes, reads: reads.len() };
+    scratch.plan = reads;
+    done.map(|()| stats)
 }

@@ -1,26 +1,32 @@
 //! Reads through io_uring: a batch is submitted with one system call, and records are scored as their reads complete.
 //!
-//! Every thread has a ring of its own (in its [`FetchScratch`]), so nothing is locked. A ring is empty between fetches:
-//! also after an error, all reads in flight are awaited before the buffers may be used again.
+//! Every thread has a ring of its own (in its [`FetchScratch`]), so nothing is locked. The ring owns the buffers that the
+//! kernel writes to, and is empty between fetches: after an error the reads in flight are awaited, and a ring that is
+//! dropped with reads in flight, as when a caller's function panics, awaits them too before its buffers go.
 
 use io_uring::{IoUring, opcode, types};
 use std::io;
 use std::os::fd::AsRawFd;
 
-use super::reads::{Read, ShardFile, Slot, deliver, plan};
-use super::{FetchScratch, FetchStats, RecordLayout, RecordRef};
+use super::reads::{Fetch, ShardFile, Slot, fetch};
+use super::{FetchScratch, FetchStats, OnRecord, RecordLayout};
 use crate::error::{Error, Result};
 use crate::types::Row;
 
-/// Reads in flight.
+/// Reads in flight, and entries of the submission queue.
 const DEPTH: usize = 64;
 
-/// A thread's ring.
-pub(super) struct Ring(IoUring);
+/// A thread's ring and its buffers.
+pub(super) struct Ring {
+    uring: IoUring,
+    slots: Vec<Slot>,
+    /// Slots whose buffers the kernel does not have.
+    free: Vec<usize>,
+}
 
 impl std::fmt::Debug for Ring {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Ring")
+        f.debug_struct("Ring").field("free", &self.free.len()).finish_non_exhaustive()
     }
 }
 
@@ -38,111 +44,200 @@ pub(super) fn for_each(
     layout: &RecordLayout,
     rows: &[Row],
     scratch: &mut FetchScratch,
-    f: &mut dyn FnMut(usize, RecordRef<'_>),
+    f: OnRecord<'_>,
 ) -> Result<FetchStats> {
-    let mut reads = std::mem::take(&mut scratch.plan);
-    plan(layout, rows, &mut reads);
-    let mut batch = Batch { files, layout, rows, reads: &reads };
-    let done = batch.run(scratch, f);
-    let bytes = reads.iter().map(|read| read.length as usize).sum();
-    let stats = FetchStats { vectors: rows.len(), bytes, reads: reads.len() };
-    scratch.plan = reads;
-    done.map(|()| stats)
-}
-
-/// What one fetch reads.
-struct Batch<'a> {
-    files: &'a [ShardFile],
-    layout: &'a RecordLayout,
-    rows: &'a [Row],
-    reads: &'a [Read],
-}
-
-impl Batch<'_> {
-    fn run(&mut self, scratch: &mut FetchScratch, f: &mut dyn FnMut(usize, RecordRef<'_>)) -> Result<()> {
-        let FetchScratch { ring, slots, .. } = scratch;
-        let ring = match ring {
+    fetch(files, layout, rows, scratch, |fetch, scratch| {
+        // Taken, and given back only when it is empty.
+        let mut ring = match scratch.ring.take() {
             Some(ring) => ring,
-            None => ring.insert(Ring(IoUring::new(DEPTH as u32).map_err(Error::io(&self.files[0].path))?)),
+            None => Ring::new().map_err(Error::io(&files[0].path))?,
         };
-        if slots.len() < DEPTH {
-            slots.resize_with(DEPTH, Slot::default);
-        }
-        let mut free: usize = DEPTH;
-        let mut free_slots: [usize; DEPTH] = std::array::from_fn(|i| i);
-        let mut next = 0;
-        let mut outcome = Ok(());
-        while free < DEPTH || (next < self.reads.len() && outcome.is_ok()) {
-            while free > 0 && next < self.reads.len() && outcome.is_ok() {
-                free -= 1;
-                let slot = free_slots[free];
-                if let Err(error) = self.submit(ring, slots, slot, next) {
-                    free += 1;
-                    outcome = Err(error);
-                }
-                next += 1;
-            }
-            if free == DEPTH {
-                break;
-            }
-            if let Err(error) = ring.0.submit_and_wait(1)
-                && error.kind() != io::ErrorKind::Interrupted
-            {
-                self.abandon(scratch);
-                return Err(Error::io(&self.files[0].path)(error));
-            }
-            while let Some(done) = ring.0.completion().next() {
-                let slot = done.user_data() as usize;
-                free_slots[free] = slot;
-                free += 1;
-                if outcome.is_ok() {
-                    outcome = self.complete(&mut slots[slot], done.result(), f);
-                }
-            }
+        let outcome = run(fetch, &mut ring, f);
+        if ring.is_empty() {
+            scratch.ring = Some(ring);
         }
         outcome
+    })
+}
+
+fn run(fetch: &Fetch<'_>, ring: &mut Ring, f: OnRecord<'_>) -> Result<()> {
+    let mut next = 0;
+    let mut outcome = Ok(());
+    loop {
+        while outcome.is_ok() && next < fetch.reads.len() && !ring.free.is_empty() {
+            outcome = ring.push(fetch, next);
+            next += 1;
+        }
+        if ring.is_empty() {
+            return outcome;
+        }
+        ring.wait().map_err(Error::io(&fetch.files[0].path))?;
+        while let Some((slot, result)) = ring.completed() {
+            if outcome.is_ok() {
+                outcome = complete(fetch, &mut ring.slots[slot], result, f);
+            }
+        }
+    }
+}
+
+/// Hands out what a read brought. A read that was interrupted, would have blocked or was cut short is done over, and
+/// waited for: all three are rare, and the last one may be the end of a damaged file, which has to be told from it.
+fn complete(fetch: &Fetch<'_>, slot: &mut Slot, result: i32, f: OnRecord<'_>) -> Result<()> {
+    let read = &fetch.reads[slot.read];
+    let shard = &fetch.files[read.shard];
+    match u64::try_from(result) {
+        Ok(length) if length == read.length => {}
+        Err(_) if !passes(&io::Error::from_raw_os_error(-result)) => {
+            return Err(Error::io(&shard.path)(io::Error::from_raw_os_error(-result)));
+        }
+        _ => shard.file.read_exact_at(read.offset, slot.buffer(read.length))?,
+    }
+    fetch.deliver(slot, f)
+}
+
+/// Whether what failed may well succeed when it is tried again.
+fn passes(error: &io::Error) -> bool {
+    use io::ErrorKind::{Interrupted, ResourceBusy, WouldBlock};
+    matches!(error.kind(), Interrupted | WouldBlock | ResourceBusy)
+}
+
+impl Ring {
+    fn new() -> io::Result<Ring> {
+        let slots = std::iter::repeat_with(Slot::default).take(DEPTH).collect();
+        Ok(Ring { uring: IoUring::new(DEPTH as u32)?, slots, free: (0..DEPTH).collect() })
     }
 
-    /// Queues a read into a slot's buffer.
-    fn submit(&self, ring: &mut Ring, slots: &mut [Slot], slot: usize, index: usize) -> Result<()> {
-        let read = &self.reads[index];
-        let shard = &self.files[read.shard];
-        let Some(file) = shard.file.as_file() else {
-            return Err(Error::io(&shard.path)(io::Error::other("a simulated file cannot be read by a ring")));
-        };
-        slots[slot].read = index;
-        let buffer = slots[slot].buffer(read);
-        let entry = opcode::Read::new(types::Fd(file.as_raw_fd()), buffer.as_mut_ptr(), read.length as u32)
+    /// Whether the kernel has none of the buffers.
+    fn is_empty(&self) -> bool {
+        self.free.len() == DEPTH
+    }
+
+    /// Queues read `index` into a free slot's buffer.
+    fn push(&mut self, fetch: &Fetch<'_>, index: usize) -> Result<()> {
+        let read = &fetch.reads[index];
+        let shard = &fetch.files[read.shard];
+        let failed = |reason| Error::io(&shard.path)(io::Error::other(reason));
+        let file = shard.file.as_file().ok_or_else(|| failed("a simulated file cannot be read by a ring"))?;
+        let slot = self.free.pop().ok_or_else(|| failed("the ring is full"))?;
+        self.slots[slot].read = index;
+        let buffer = self.slots[slot].buffer(read.length);
+        // Reads are of one record or a few pages, so 32 bits hold the length.
+        let entry = opcode::Read::new(types::Fd(file.as_raw_fd()), buffer.as_mut_ptr(), buffer.len() as u32)
             .offset(read.offset)
             .build()
             .user_data(slot as u64);
-        // SAFETY: the buffer belongs to a slot of the scratch, which is not moved, grown or read before the completion
-        // of this entry has been taken from the ring: `run` returns only when every entry has completed (or leaks the
-        // buffers and the ring, see `abandon`). The file lives as long as the set of shards.
-        unsafe { ring.0.submission().push(&entry) }
-            .map_err(|_| Error::io(&shard.path)(io::Error::other("the ring is full")))
+        // SAFETY: the buffer is writable for its whole length, and belongs to a slot that is not free: nothing reads,
+        // grows or frees it until `completed` has seen this entry complete, for `Drop` waits for that, or gives the
+        // buffers away for good. The file is open until the kernel has taken the entry, because `wait` returns only
+        // then and the caller waits before it gives up `fetch`; from then on the kernel holds the file itself.
+        if unsafe { self.uring.submission().push(&entry) }.is_err() {
+            self.free.push(slot);
+            return Err(failed("the ring is full"));
+        }
+        Ok(())
     }
 
-    /// Hands out what a read brought; a read that was cut short (by a signal) is completed at once.
-    fn complete(&self, slot: &mut Slot, result: i32, f: &mut dyn FnMut(usize, RecordRef<'_>)) -> Result<()> {
-        let read = &self.reads[slot.read];
-        let shard = &self.files[read.shard];
-        if result < 0 && result != -libc_eagain() {
-            return Err(Error::io(&shard.path)(io::Error::from_raw_os_error(-result)));
+    /// Gives the kernel all that is queued, and waits until something has completed.
+    fn wait(&mut self) -> io::Result<()> {
+        loop {
+            match self.uring.submit_and_wait(1) {
+                Ok(_) if self.uring.submission().is_empty() => return Ok(()),
+                Ok(_) => {}
+                // Out of memory for a moment, or a signal came.
+                Err(error) if passes(&error) => std::thread::yield_now(),
+                Err(error) => return Err(error),
+            }
         }
-        if (result as i64) < read.length as i64 {
-            shard.file.read_exact_at(read.offset, slot.buffer(read))?;
-        }
-        deliver(self.files, self.layout, self.rows, read, slot, f)
     }
 
-    /// The ring itself failed with reads in flight: their buffers must outlive them, so they are given up.
-    fn abandon(&self, scratch: &mut FetchScratch) {
-        std::mem::forget(std::mem::take(&mut scratch.slots));
-        std::mem::forget(scratch.ring.take());
+    /// The slot and the result of a completed read; the slot is free again.
+    fn completed(&mut self) -> Option<(usize, i32)> {
+        let done = self.uring.completion().next()?;
+        let slot = done.user_data() as usize;
+        self.free.push(slot);
+        Some((slot, done.result()))
     }
 }
 
-fn libc_eagain() -> i32 {
-    rustix::io::Errno::AGAIN.raw_os_error()
+impl Drop for Ring {
+    fn drop(&mut self) {
+        while !self.is_empty() {
+            if self.wait().is_err() {
+                // The kernel may still write to the buffers, and will not say when it is done: they are never freed.
+                std::mem::forget(std::mem::take(&mut self.slots));
+                return;
+            }
+            while self.completed().is_some() {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dense::reads::plan;
+    use crate::format::{FileReader, Kind, PAGE};
+    use crate::types::Element;
+    use crate::vfs::RealVfs;
+    use std::path::Path;
+
+    /// One shard of ten records of 400 bytes, its reads for rows 2 and 3, and what is done with them.
+    fn with_fetch(test: impl Fn(&Fetch<'_>, &Path)) {
+        let dir = tempfile::tempdir().unwrap();
+        let layout = RecordLayout::new(Element::F32, 97);
+        let mut writer = crate::dense::DenseWriter::new(&RealVfs, dir.path(), [0; 16], layout);
+        for key in 0..10 {
+            let mut record = vec![0; layout.stride()];
+            layout.encode(&[0.5; 97], key, &mut record).unwrap();
+            writer.push_record(&record).unwrap();
+        }
+        let path = dir.path().join(&writer.finish().unwrap()[0].name);
+        let file = FileReader::open(&RealVfs, &path, Kind::Dense, None).unwrap();
+        let files = ShardFile::open_all(&RealVfs, vec![file], false, &mut Vec::new());
+        let mut reads = Vec::new();
+        plan(&layout, &[2, 3], &mut reads);
+        test(&Fetch { files: &files, layout: &layout, rows: &[2, 3], reads: &reads }, &path);
+    }
+
+    fn keys_after(fetch: &Fetch<'_>, result: i32) -> Result<Vec<u64>> {
+        let mut keys = Vec::new();
+        let mut slot = Slot::default();
+        slot.buffer(fetch.reads[0].length);
+        complete(fetch, &mut slot, result, &mut |_, record| keys.push(record.key()))?;
+        Ok(keys)
+    }
+
+    #[test]
+    fn reads_that_did_not_complete_are_done_over_or_told() {
+        use rustix::io::Errno;
+        with_fetch(|fetch, path| {
+            for result in [-Errno::AGAIN.raw_os_error(), -Errno::INTR.raw_os_error(), 0, 1, PAGE as i32 - 512] {
+                assert_eq!(keys_after(fetch, result).unwrap(), [2, 3], "{result}");
+            }
+            let failed = keys_after(fetch, -Errno::IO.raw_os_error()).unwrap_err();
+            assert!(matches!(&failed, Error::Io { path: named, .. } if named == path), "{failed}");
+            // The buffer was never filled: a full length alone proves nothing.
+            assert!(matches!(keys_after(fetch, PAGE as i32), Err(Error::Corrupt { .. })));
+            std::fs::File::options().write(true).open(path).unwrap().set_len(PAGE + 100).unwrap();
+            let Err(Error::Io { source, .. }) = keys_after(fetch, 100) else { panic!("a cut file") };
+            assert_eq!(source.kind(), io::ErrorKind::UnexpectedEof);
+        });
+    }
+
+    #[test]
+    fn a_ring_awaits_its_reads_before_its_buffers_go() {
+        if let Err(error) = probe() {
+            eprintln!("SKIPPED: io_uring: {error}");
+            return;
+        }
+        with_fetch(|fetch, _| {
+            let mut ring = Ring::new().unwrap();
+            (0..DEPTH).for_each(|_| ring.push(fetch, 0).unwrap());
+            assert!(ring.push(fetch, 0).is_err(), "no slot is free");
+            ring.wait().unwrap();
+            assert_eq!(ring.completed().unwrap().1, PAGE as i32);
+            assert!(!ring.is_empty());
+            drop(ring);
+        });
+    }
 }

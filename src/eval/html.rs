@@ -76,7 +76,11 @@ fn plot(outcomes: &[Outcome]) -> String {
         let mut line: Vec<&Outcome> = outcomes.iter().filter(|o| o.k == *k && on_frontier(o, outcomes)).collect();
         line.sort_by(|a, b| a.recall.total_cmp(&b.recall));
         let points: Vec<String> = line.iter().map(|o| format!("{:.1},{:.1}", x(o.recall), y(o.qps))).collect();
-        let _ = write!(svg, "<polyline fill=\"none\" stroke=\"{color}\" stroke-width=\"2\" points=\"{}\"/>", points.join(" "));
+        let _ = write!(
+            svg,
+            "<polyline fill=\"none\" stroke=\"{color}\" stroke-width=\"2\" points=\"{}\"/>",
+            points.join(" ")
+        );
         for o in outcomes.iter().filter(|o| o.k == *k) {
             let _ = write!(
                 svg,

@@ -64,7 +64,8 @@ impl Reference {
         let mut relevant = vec![Vec::new(); queries];
         for judgement in judgements.iter().filter(|j| j.grade > 0.0) {
             let found = usize::try_from(judgement.query).ok().and_then(|q| relevant.get_mut(q));
-            let of_query = found.ok_or_else(|| Error::mismatch("query of a judgement", format!("below {queries}"), judgement.query))?;
+            let of_query = found
+                .ok_or_else(|| Error::mismatch("query of a judgement", format!("below {queries}"), judgement.query))?;
             of_query.push(key_of(judgement.document));
         }
         Ok(Reference::Relevance(relevant))

@@ -175,7 +175,11 @@ mod tests {
                 assert_eq!(keys.row(i * i * 7 + 3).unwrap(), None);
             }
             let mut seen = 0;
-            keys.for_each(|_, _| { seen += 1; Ok(()) }).unwrap();
+            keys.for_each(|_, _| {
+                seen += 1;
+                Ok(())
+            })
+            .unwrap();
             assert_eq!(seen, n);
             assert!(Keys::open(&vfs, path, &[1; 16], n + 256).is_err());
         }

@@ -124,7 +124,11 @@ impl Manifest {
     pub fn read(vfs: &dyn Vfs, dir: &Path) -> Result<Manifest> {
         let path = dir.join(MANIFEST);
         if !vfs.exists(&path)? {
-            return Err(Error::input(dir, "index", format!("there is no {MANIFEST} in it; build one with build-index")));
+            return Err(Error::input(
+                dir,
+                "index",
+                format!("there is no {MANIFEST} in it; build one with build-index"),
+            ));
         }
         let file = vfs.open(&path)?;
         if file.len() > MAX_BYTES {
@@ -146,7 +150,9 @@ impl Manifest {
         if format != FORMAT {
             return Err(Error::Unsupported {
                 what: format!("{}: manifest format {format}", path.display()),
-                remedy: format!("this bigrain reads format {FORMAT}; use the one that wrote it, or build the index again"),
+                remedy: format!(
+                    "this bigrain reads format {FORMAT}; use the one that wrote it, or build the index again"
+                ),
             });
         }
         let manifest: Manifest = serde_json::from_slice(&json).map_err(|e| wrong(e.to_string()))?;

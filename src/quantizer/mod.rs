@@ -90,7 +90,8 @@ impl Quantizer {
 
     /// Bytes in memory.
     pub fn memory_bytes(&self) -> usize {
-        self.coarse.memory_bytes() + (self.rotation.as_ref().map_or(0, Array2::len) + self.product.codewords().len()) * 4
+        self.coarse.memory_bytes()
+            + (self.rotation.as_ref().map_or(0, Array2::len) + self.product.codewords().len()) * 4
     }
 
     /// Refuses vectors of another dimension, naming both.

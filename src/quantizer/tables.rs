@@ -16,6 +16,9 @@ const MAX_SCORE: f32 = 65_535.0 - 128.0 - 1.0;
 pub struct QueryTables {
     rotated: Vec<f32>,
     scores: Vec<f32>,
+    /// Least and largest score of each subspace.
+    low: Vec<f32>,
+    high: Vec<f32>,
     entries: Vec<u8>,
     bytes: usize,
     step: f32,
@@ -55,19 +58,21 @@ impl QueryTables {
 
     fn quantize(&mut self, kernels: &Kernels, shape: CodeShape, term_range: f32) {
         let k = shape.codewords();
+        let QueryTables { scores, low, high, entries, .. } = self;
+        low.resize(shape.subspaces(), 0.0);
+        high.resize(shape.subspaces(), 0.0);
+        (kernels.ranges)(scores, low, high);
         let (mut widest, mut total, mut bias) = (0f32, 0f32, 0f32);
-        for scores in self.scores.chunks(k) {
-            let (low, high) = range(scores);
+        for (low, high) in low.iter().zip(high.iter()) {
             widest = widest.max(high - low);
             total += high - low;
             bias += low;
         }
         // A query of zeros has no range at all; any positive step will do.
         let step = (widest / 255.0).max((total + term_range) / MAX_SCORE).max(f32::MIN_POSITIVE * 1e6);
-        self.entries.resize(shape.table_len(), 0);
-        for (m, scores) in self.scores.chunks(k).enumerate() {
-            let out = &mut self.entries[shape.table_start(m)..][..k];
-            (kernels.quantize_u8)(scores, range(scores).0, 1.0 / step, out);
+        entries.resize(shape.table_len(), 0);
+        for (m, (scores, low)) in scores.chunks_exact(k).zip(low).enumerate() {
+            (kernels.quantize_u8)(scores, *low, 1.0 / step, &mut entries[shape.table_start(m)..][..k]);
         }
         (self.step, self.bias, self.max_score) = (step, bias, (total / step).ceil() + 128.0);
     }
@@ -113,19 +118,6 @@ impl ListScale {
         let steps = ((score - self.base) / self.step).floor() - 1.0;
         (steps <= self.max_score).then(|| if steps > 0.0 { steps as u32 } else { 0 })
     }
-}
-
-/// Least and largest value, in lanes so that the compiler vectorises it.
-fn range(values: &[f32]) -> (f32, f32) {
-    let mut low = [f32::INFINITY; 16];
-    let mut high = [f32::NEG_INFINITY; 16];
-    for chunk in values.chunks_exact(16) {
-        for lane in 0..16 {
-            low[lane] = if chunk[lane] < low[lane] { chunk[lane] } else { low[lane] };
-            high[lane] = if chunk[lane] > high[lane] { chunk[lane] } else { high[lane] };
-        }
-    }
-    (low.into_iter().fold(f32::INFINITY, f32::min), high.into_iter().fold(f32::NEG_INFINITY, f32::max))
 }
 
 #[cfg(test)]

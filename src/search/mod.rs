@@ -132,7 +132,11 @@ impl Searcher {
     /// Searches every row of `queries` (n x dim), in parallel on rayon's threads; answers in query order.
     pub fn search_batch(&self, queries: &[f32], params: &SearchParams) -> Result<Vec<(Vec<Hit>, SearchStats)>> {
         if queries.len() % self.dim() != 0 {
-            return Err(Error::mismatch("length of the queries", format!("a multiple of {}", self.dim()), queries.len()));
+            return Err(Error::mismatch(
+                "length of the queries",
+                format!("a multiple of {}", self.dim()),
+                queries.len(),
+            ));
         }
         queries
             .par_chunks(self.dim())

@@ -160,6 +160,8 @@ pub struct Kernels {
     /// Partial scores of a query piece against one subspace's codewords, stored dimension-major
     /// (`codewords[j * K + k]`, `K = out.len()`, 16 or 256): `out[k] = sum_j query[j] * codewords[j * K + k]`.
     pub table_f32: fn(query: &[f32], codewords: &[f32], out: &mut [f32]),
+    /// Least and largest of each run of `values.len() / low.len()` values (16 or 256), none of them NaN.
+    pub ranges: fn(values: &[f32], low: &mut [f32], high: &mut [f32]),
     /// The codeword nearest to `x` in Euclidean distance, first on ties: codewords dimension-major as above,
     /// `half_norms[k] = |c_k|^2 / 2`, `K = half_norms.len()` (16 or 256).
     pub nearest: fn(x: &[f32], codewords: &[f32], half_norms: &[f32]) -> u8,
@@ -254,6 +256,14 @@ fn check_rows_i8(query: &[i8], rows: &[i8], row_sums: &[i32], out: &[i32]) {
     assert!(query.len().is_multiple_of(64), "int8 rows are padded to 64 columns, not {}", query.len());
     assert_eq!(rows.len(), query.len() * row_sums.len(), "int8 matrix of {} rows", row_sums.len());
     assert_eq!(out.len(), row_sums.len(), "one score a row");
+}
+
+/// What `ranges` relies on; returns the length of a run.
+fn check_ranges(values: &[f32], low: &[f32], high: &[f32]) -> usize {
+    let run = values.len() / low.len().max(1);
+    assert!(run == 16 || run == 256, "16 or 256 codewords a subspace, not {run}");
+    assert_eq!((values.len(), high.len()), (run * low.len(), low.len()), "one range a run");
+    run
 }
 
 /// What `table_f32` and `nearest` rely on.

@@ -6,7 +6,7 @@
 use half::f16;
 
 use super::pack::{BLOCK_ROWS, GROUP_ROWS};
-use super::{CodeBits, Kernels, PackedRows, ScanTables, check_codewords, check_rows_i8, check_scan};
+use super::{CodeBits, Kernels, PackedRows, ScanTables, check_codewords, check_ranges, check_rows_i8, check_scan};
 
 pub(super) static KERNELS: Kernels = Kernels {
     name: "scalar",
@@ -21,6 +21,7 @@ pub(super) static KERNELS: Kernels = Kernels {
     dot_rows_i8,
     dot_rows_f32,
     table_f32,
+    ranges,
     nearest,
     quantize_u8,
 };
@@ -162,6 +163,14 @@ fn table_f32(query: &[f32], codewords: &[f32], out: &mut [f32]) {
         for (sum, c) in out.iter_mut().zip(dimension) {
             *sum = x.mul_add(*c, *sum);
         }
+    }
+}
+
+fn ranges(values: &[f32], low: &mut [f32], high: &mut [f32]) {
+    let run = check_ranges(values, low, high);
+    for ((values, low), high) in values.chunks_exact(run).zip(low).zip(high) {
+        *low = values.iter().copied().fold(f32::INFINITY, f32::min);
+        *high = values.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     }
 }
 

@@ -362,6 +362,25 @@ fn codeword_tables_and_choices_are_equal_to_the_bit() {
 }
 
 #[test]
+fn ranges_hold_the_ends_of_every_run() {
+    let mut random = Random(11);
+    for run in [16, 256] {
+        for runs in [1, 2, 7] {
+            let values = random.floats(run * runs + 1);
+            for kernels in Kernels::all() {
+                let (mut low, mut high) = (vec![0.0; runs], vec![0.0; runs]);
+                (kernels.ranges)(&values[1..], &mut low, &mut high);
+                for (m, values) in values[1..].chunks(run).enumerate() {
+                    let mut sorted = values.to_vec();
+                    sorted.sort_by(f32::total_cmp);
+                    assert_eq!((low[m], high[m]), (sorted[0], sorted[run - 1]), "{}", kernels.name);
+                }
+            }
+        }
+    }
+}
+
+#[test]
 fn nearest_is_the_codeword_itself_and_the_first_of_equals() {
     let mut random = Random(9);
     for count in [16usize, 256] {

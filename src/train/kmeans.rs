@@ -47,7 +47,11 @@ pub fn kmeans(
     seed: u64,
     watch: &dyn Watch,
 ) -> Result<Array2<f32>> {
-    if lists > FLAT_LISTS { two_level(x, lists, iterations, seed, watch) } else { flat(x, lists, iterations, seed, watch) }
+    if lists > FLAT_LISTS {
+        two_level(x, lists, iterations, seed, watch)
+    } else {
+        flat(x, lists, iterations, seed, watch)
+    }
 }
 
 /// Distance computations that [`kmeans`] makes, in rows, for progress.

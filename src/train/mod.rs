@@ -14,7 +14,7 @@ use ndarray::ArrayView2;
 use rayon::prelude::*;
 
 use crate::error::Result;
-use crate::quantizer::{CodeShape, Coarse, Quantizer};
+use crate::quantizer::{Coarse, CodeShape, Quantizer};
 use crate::sample::sample_rows;
 use crate::types::Metric;
 

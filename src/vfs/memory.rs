@@ -11,12 +11,14 @@ use crate::error::{Error, Result};
 /// Bytes of a file, shared by its name and its open handles, as an inode is.
 type Content = Arc<RwLock<Vec<u8>>>;
 
+/// What there is, by path; `None` is a directory.
+type Nodes = BTreeMap<PathBuf, Option<Content>>;
+
 /// A file system in memory. Clones share the same files. Parent directories must exist, as on a real one, save for `/`
 /// and the empty path, which always do.
 #[derive(Clone, Default)]
 pub struct MemoryVfs {
-    /// `None` is a directory.
-    nodes: Arc<Mutex<BTreeMap<PathBuf, Option<Content>>>>,
+    nodes: Arc<Mutex<Nodes>>,
 }
 
 fn failed(path: &Path, kind: ErrorKind) -> Error {
@@ -47,25 +49,29 @@ impl MemoryVfs {
         self.lock().iter().map(|(path, node)| (path.clone(), node.as_ref().map(|file| read(file).clone()))).collect()
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<PathBuf, Option<Content>>> {
+    fn lock(&self) -> MutexGuard<'_, Nodes> {
         self.nodes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn content(&self, path: &Path) -> Result<Content> {
-        match self.lock().get(path) {
-            Some(Some(content)) => Ok(content.clone()),
-            Some(None) => Err(failed(path, ErrorKind::IsADirectory)),
-            None => Err(failed(path, ErrorKind::NotFound)),
-        }
+        content(&self.lock(), path)
     }
+}
 
-    fn check_dir(&self, path: &Path) -> Result<()> {
-        match self.lock().get(path) {
-            Some(None) => Ok(()),
-            Some(Some(_)) => Err(failed(path, ErrorKind::NotADirectory)),
-            None if is_root(path) => Ok(()),
-            None => Err(failed(path, ErrorKind::NotFound)),
-        }
+fn content(nodes: &Nodes, path: &Path) -> Result<Content> {
+    match nodes.get(path) {
+        Some(Some(content)) => Ok(content.clone()),
+        Some(None) => Err(failed(path, ErrorKind::IsADirectory)),
+        None => Err(failed(path, ErrorKind::NotFound)),
+    }
+}
+
+fn check_dir(nodes: &Nodes, path: &Path) -> Result<()> {
+    match nodes.get(path) {
+        Some(None) => Ok(()),
+        Some(Some(_)) => Err(failed(path, ErrorKind::NotADirectory)),
+        None if is_root(path) => Ok(()),
+        None => Err(failed(path, ErrorKind::NotFound)),
     }
 }
 
@@ -79,8 +85,9 @@ fn read(content: &Content) -> std::sync::RwLockReadGuard<'_, Vec<u8>> {
 
 impl Vfs for MemoryVfs {
     fn create(&self, path: &Path) -> Result<Box<dyn WriteFile>> {
-        self.check_dir(path.parent().unwrap_or(Path::new("")))?;
-        let content = match self.lock().entry(path.into()).or_insert_with(|| Some(Content::default())) {
+        let mut nodes = self.lock();
+        check_dir(&nodes, path.parent().unwrap_or(Path::new("")))?;
+        let content = match nodes.entry(path.into()).or_insert_with(|| Some(Content::default())) {
             Some(content) => content.clone(),
             None => return Err(failed(path, ErrorKind::IsADirectory)),
         };
@@ -95,15 +102,24 @@ impl Vfs for MemoryVfs {
     }
 
     fn rename(&self, from: &Path, to: &Path) -> Result<()> {
-        self.check_dir(to.parent().unwrap_or(Path::new("")))?;
         let mut nodes = self.lock();
+        check_dir(&nodes, to.parent().unwrap_or(Path::new("")))?;
+        let is_dir = nodes.get(from).ok_or_else(|| failed(from, ErrorKind::NotFound))?.is_none();
+        if from == to {
+            return Ok(());
+        }
+        if to.starts_with(from) {
+            return Err(failed(from, ErrorKind::InvalidInput));
+        }
+        match nodes.get(to) {
+            Some(None) if !is_dir => return Err(failed(from, ErrorKind::IsADirectory)),
+            Some(Some(_)) if is_dir => return Err(failed(from, ErrorKind::NotADirectory)),
+            _ if nodes.keys().any(|path| path.starts_with(to) && path != to) => {
+                return Err(failed(from, ErrorKind::DirectoryNotEmpty));
+            }
+            _ => {}
+        }
         let moved: Vec<PathBuf> = nodes.keys().filter(|path| path.starts_with(from)).cloned().collect();
-        if moved.is_empty() {
-            return Err(failed(from, ErrorKind::NotFound));
-        }
-        if nodes.keys().any(|path| path.starts_with(to) && path != to) {
-            return Err(failed(to, ErrorKind::DirectoryNotEmpty));
-        }
         for path in moved {
             let node = nodes.remove(&path).flatten();
             // The prefix was just matched; a path equal to it leaves an empty rest, and joining that would add a slash.
@@ -115,33 +131,37 @@ impl Vfs for MemoryVfs {
     }
 
     fn remove_file(&self, path: &Path) -> Result<()> {
-        self.content(path)?;
-        self.lock().remove(path);
+        let mut nodes = self.lock();
+        content(&nodes, path)?;
+        nodes.remove(path);
         Ok(())
     }
 
     fn remove_dir_all(&self, path: &Path) -> Result<()> {
-        self.check_dir(path)?;
-        self.lock().retain(|name, _| !name.starts_with(path));
+        let mut nodes = self.lock();
+        check_dir(&nodes, path)?;
+        nodes.retain(|name, _| !name.starts_with(path));
         Ok(())
     }
 
     fn create_dir_all(&self, path: &Path) -> Result<()> {
-        for dir in path.ancestors().filter(|dir| !is_root(dir)) {
-            if self.lock().entry(dir.into()).or_insert(None).is_some() {
-                return Err(failed(dir, ErrorKind::NotADirectory));
-            }
+        let mut nodes = self.lock();
+        let dirs = || path.ancestors().filter(|dir| !is_root(dir));
+        if dirs().any(|dir| matches!(nodes.get(dir), Some(Some(_)))) {
+            return Err(failed(path, ErrorKind::NotADirectory));
         }
+        nodes.extend(dirs().map(|dir| (dir.to_path_buf(), None)).collect::<Vec<_>>());
         Ok(())
     }
 
     fn sync_dir(&self, path: &Path) -> Result<()> {
-        self.check_dir(path)
+        check_dir(&self.lock(), path)
     }
 
     fn list(&self, path: &Path) -> Result<Vec<PathBuf>> {
-        self.check_dir(path)?;
-        Ok(self.lock().keys().filter(|name| name.parent() == Some(path)).cloned().collect())
+        let nodes = self.lock();
+        check_dir(&nodes, path)?;
+        Ok(nodes.keys().filter(|name| name.parent() == Some(path)).cloned().collect())
     }
 
     fn exists(&self, path: &Path) -> Result<bool> {

@@ -20,6 +20,8 @@
 mod memory;
 mod real;
 pub mod testing;
+#[cfg(test)]
+mod tests;
 
 pub use memory::MemoryVfs;
 pub use real::RealVfs;
@@ -34,7 +36,7 @@ pub trait Vfs: Send + Sync {
     /// Creates `path` for writing, emptying a file that is already there. The parent directory must exist.
     fn create(&self, path: &Path) -> Result<Box<dyn WriteFile>>;
 
-    /// Opens `path` for reading.
+    /// Opens the file `path` for reading.
     fn open(&self, path: &Path) -> Result<Box<dyn ReadFile>>;
 
     /// Opens `path` for reading past the page cache: offsets, lengths and buffers of all reads must be multiples of
@@ -44,7 +46,7 @@ pub trait Vfs: Send + Sync {
         self.open(path)
     }
 
-    /// Renames a file or directory, replacing a file at `to`. Durable only after [`sync_dir`](Self::sync_dir) of the
+    /// Renames a file or directory, replacing a file by a file or an empty directory by a directory. Durable only after [`sync_dir`](Self::sync_dir) of the
     /// parent directory of `to`.
     fn rename(&self, from: &Path, to: &Path) -> Result<()>;
 
@@ -54,7 +56,8 @@ pub trait Vfs: Send + Sync {
     /// Removes a directory and all below it.
     fn remove_dir_all(&self, path: &Path) -> Result<()>;
 
-    /// Creates a directory and those of its parents that are missing.
+    /// Creates a directory and those of its parents that are missing. Durable only after [`sync_dir`](Self::sync_dir) of
+    /// the parent of each that was missing.
     fn create_dir_all(&self, path: &Path) -> Result<()>;
 
     /// Makes the names in a directory durable: files created, renamed into it, removed from it.

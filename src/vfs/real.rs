@@ -1,6 +1,7 @@
 //! The operating system's file system.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, Metadata, OpenOptions};
+use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -49,7 +50,7 @@ impl Vfs for RealVfs {
     fn list(&self, path: &Path) -> Result<Vec<PathBuf>> {
         let entries = fs::read_dir(path).map_err(Error::io(path))?;
         let mut paths: Vec<_> =
-            entries.map(|entry| Ok(entry?.path())).collect::<std::io::Result<_>>().map_err(Error::io(path))?;
+            entries.map(|entry| Ok(entry?.path())).collect::<io::Result<_>>().map_err(Error::io(path))?;
         paths.sort();
         Ok(paths)
     }
@@ -59,14 +60,19 @@ impl Vfs for RealVfs {
     }
 
     fn len(&self, path: &Path) -> Result<u64> {
-        fs::metadata(path).map(|meta| meta.len()).map_err(Error::io(path))
+        fs::metadata(path).and_then(|meta| file_len(&meta)).map_err(Error::io(path))
     }
 }
 
 fn open_with(path: &Path, options: &OpenOptions) -> Result<Box<dyn ReadFile>> {
     let file = options.open(path).map_err(Error::io(path))?;
-    let len = file.metadata().map_err(Error::io(path))?.len();
+    let len = file.metadata().and_then(|meta| file_len(&meta)).map_err(Error::io(path))?;
     Ok(Box::new(RealReadFile { file, path: path.into(), len }))
+}
+
+/// Length of a file. The system opens directories for reading too, and gives them a length.
+fn file_len(meta: &Metadata) -> io::Result<u64> {
+    if meta.is_dir() { Err(io::ErrorKind::IsADirectory.into()) } else { Ok(meta.len()) }
 }
 
 struct RealReadFile {

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use bigrain::dataset::synthetic::{Clustered, Draw, Generator};
 use bigrain::dataset::{Scalar, VectorWriter};
-use bigrain::error::{Error, Result};
+use bigrain::error::Result;
 use clap::Parser;
 use indicatif::{ProgressBar, ProgressStyle};
 
@@ -14,14 +14,16 @@ const PIECE: usize = 4 << 20;
 
 /// Make clustered vectors from a seed.
 ///
-/// The vectors lie in clusters of skewed sizes, the clusters in topics, and most of the scatter of a cluster in a few
-/// directions that all clusters share: enough structure for coarse and product quantizers to find, and enough blur that
-/// recall is not given away. The same options give the same bytes on any number of threads.
+/// The vectors lie in clusters of skewed sizes, the clusters in topics, and
+/// most of a cluster's scatter in a few directions that all clusters share:
+/// enough structure for coarse and product quantizers to find, and enough blur
+/// that recall is not given away. The same options give the same bytes on any
+/// number of threads.
 ///
-/// Example, two million vectors and a thousand queries from the same distribution:
+/// Example, two million vectors and a thousand queries like them:
 ///
-///     make-vectors --rows 2000000 --dim 128 --clusters 4096 --seed 1 --output base.npy \
-///         --queries 1000 --queries-output queries.npy
+///     make-vectors --rows 2000000 --dim 128 --clusters 4096 --seed 1 \
+///         --output base.npy --queries 1000 --queries-output queries.npy
 #[derive(Debug, Parser)]
 #[command(name = "make-vectors", version, verbatim_doc_comment)]
 struct Arguments {
@@ -44,7 +46,7 @@ struct Arguments {
     #[arg(long)]
     output: PathBuf,
     /// Number of queries: other draws from the same clusters
-    #[arg(long, requires = "queries_output")]
+    #[arg(long, requires = "queries_output", value_parser = clap::value_parser!(u64).range(1..))]
     queries: Option<u64>,
     /// Where the queries go: .npy or .fbin, as f32
     #[arg(long, requires = "queries")]
@@ -67,13 +69,11 @@ fn main() -> ExitCode {
 fn run(arguments: &Arguments) -> Result<()> {
     let &Arguments { rows, dim, clusters, spread, seed, .. } = arguments;
     let generator = Clustered { rows, dim, clusters, spread, seed }.generator()?;
-    write(&generator, Draw::Rows, rows, &arguments.output)?;
+    // The small file first: a wrong name for it shows at once.
     if let (Some(queries), Some(path)) = (arguments.queries, &arguments.queries_output) {
-        if queries == 0 {
-            return Err(Error::params("queries", "0; at least 1 is needed"));
-        }
         write(&generator, Draw::Queries, queries, path)?;
     }
+    write(&generator, Draw::Rows, rows, &arguments.output)?;
     if arguments.json {
         let queries = arguments.queries.unwrap_or(0);
         println!("{}", serde_json::json!({ "rows": rows, "dim": dim, "queries": queries, "seed": seed }));

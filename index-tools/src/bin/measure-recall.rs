@@ -236,8 +236,19 @@ impl Table {
         if self.print {
             println!(
                 "{:>5} {:>7} {:>10} {:>8} {:>8} {:>9} {:>8} {:>8}   {:>7} {:>7} {:>7} µs  {:>9} {:>8}",
-                "k", "nprobe", "candidates", "recall", "MRR", "queries/s", "p50 µs", "p99 µs", "probe", "scan", "fetch",
-                "rows", "vectors"
+                "k",
+                "nprobe",
+                "candidates",
+                "recall",
+                "MRR",
+                "queries/s",
+                "p50 µs",
+                "p99 µs",
+                "probe",
+                "scan",
+                "fetch",
+                "rows",
+                "vectors"
             );
         }
     }
@@ -246,8 +257,19 @@ impl Table {
         if self.print {
             println!(
                 "{:>5} {:>7} {:>10} {:>8.4} {:>8.4} {:>9.0} {:>8.1} {:>8.1}   {:>7.1} {:>7.1} {:>7.1}     {:>9.0} {:>8.0}",
-                o.k, o.nprobe, o.candidates, o.recall, o.mrr, o.qps, o.p50_us, o.p99_us, o.probe_us, o.scan_us,
-                o.fetch_us, o.rows_scanned, o.vectors_read
+                o.k,
+                o.nprobe,
+                o.candidates,
+                o.recall,
+                o.mrr,
+                o.qps,
+                o.p50_us,
+                o.p99_us,
+                o.probe_us,
+                o.scan_us,
+                o.fetch_us,
+                o.rows_scanned,
+                o.vectors_read
             );
         }
     }

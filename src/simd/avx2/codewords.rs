@@ -4,7 +4,7 @@
 
 use std::arch::x86_64::*;
 
-use super::super::check_codewords;
+use super::super::{check_codewords, check_ranges};
 
 /// Codewords of a tile where there are 256.
 const TILE: usize = 64;
@@ -20,6 +20,32 @@ pub(super) fn table_f32(query: &[f32], codewords: &[f32], out: &mut [f32]) {
     for (t, out) in out.chunks_exact_mut(TILE).enumerate() {
         store(products::<8>(query, codewords, count, t * TILE), out);
     }
+}
+
+#[target_feature(enable = "avx2")]
+pub(super) fn ranges(values: &[f32], low: &mut [f32], high: &mut [f32]) {
+    let run = check_ranges(values, low, high);
+    for ((values, low), high) in values.chunks_exact(run).zip(low).zip(high) {
+        let (first, rest) = values.as_chunks::<8>().0.split_first().expect("a run of 16 or 256");
+        let (mut least, mut most) = (load(first), load(first));
+        for values in rest {
+            least = _mm256_min_ps(least, load(values));
+            most = _mm256_max_ps(most, load(values));
+        }
+        let (least, most) = (lanes(least), lanes(most));
+        *low = least.into_iter().fold(f32::INFINITY, |a, b| if b < a { b } else { a });
+        *high = most.into_iter().fold(f32::NEG_INFINITY, |a, b| if b > a { b } else { a });
+    }
+}
+
+/// The numbers in a register.
+#[inline]
+#[target_feature(enable = "avx")]
+fn lanes(register: __m256) -> [f32; 8] {
+    let mut lanes = [0f32; 8];
+    // SAFETY: the destination is an array of 8.
+    unsafe { _mm256_storeu_ps(lanes.as_mut_ptr(), register) };
+    lanes
 }
 
 /// Inner products of `x` with the 8 N codewords from `first` on.

@@ -6,7 +6,7 @@
 
 use std::arch::x86_64::*;
 
-use super::super::check_codewords;
+use super::super::{check_codewords, check_ranges};
 use super::first16;
 
 #[target_feature(enable = "avx512f")]
@@ -33,6 +33,20 @@ fn table<const N: usize>(query: &[f32], codewords: &[f32], out: &mut [f32]) {
             // SAFETY: the destination is an array of 16.
             unsafe { _mm512_storeu_ps(out.as_mut_ptr(), *sum) };
         }
+    }
+}
+
+#[target_feature(enable = "avx512f")]
+pub(super) fn ranges(values: &[f32], low: &mut [f32], high: &mut [f32]) {
+    let run = check_ranges(values, low, high);
+    for ((values, low), high) in values.chunks_exact(run).zip(low).zip(high) {
+        let (first, rest) = values.as_chunks::<16>().0.split_first().expect("a run of 16 or 256");
+        let (mut least, mut most) = (load(first), load(first));
+        for values in rest {
+            least = _mm512_min_ps(least, load(values));
+            most = _mm512_max_ps(most, load(values));
+        }
+        (*low, *high) = (_mm512_reduce_min_ps(least), _mm512_reduce_max_ps(most));
     }
 }
 

@@ -47,6 +47,7 @@ pub(super) static KERNELS: Kernels = Kernels {
     dot_rows_i8: entry!(rows::dot_rows_i8(query, rows, row_sums, out)),
     dot_rows_f32: entry!(rows::dot_rows_f32(query, rows, out)),
     table_f32: entry!(codewords::table_f32(query, codewords, out)),
+    ranges: entry!(codewords::ranges(values, low, high)),
     nearest: entry!(codewords::nearest(x, codewords, half_norms)),
     quantize_u8: entry!(codewords::quantize_u8(x, min, inv_step, out)),
 };

@@ -134,8 +134,7 @@ impl Vfs for CrashVfs {
     }
 
     fn create_dir_all(&self, path: &Path) -> Result<()> {
-        let missing: Vec<&Path> =
-            path.ancestors().filter(|dir| matches!(self.live.exists(dir), Ok(false))).collect();
+        let missing: Vec<&Path> = path.ancestors().filter(|dir| matches!(self.live.exists(dir), Ok(false))).collect();
         self.live.create_dir_all(path)?;
         for dir in missing.into_iter().rev() {
             self.record(Op::CreateDir { path: dir.into() });
@@ -288,11 +287,11 @@ impl Disk {
         let (dir, name) = self.place(path);
         let id = self.live.len();
         // The node itself is there from the start: without a name in a directory nothing can reach it.
-        self.live.push(node.clone());
-        self.base.push(match node {
+        self.base.push(match &node {
             Node::File(_) => Node::File(Vec::new()),
             Node::Dir(_) => Node::Dir(BTreeMap::new()),
         });
+        self.live.push(node);
         self.change(Effect::Link { dir, name, node: id });
         id
     }

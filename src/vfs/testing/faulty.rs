@@ -50,6 +50,15 @@ impl FaultyVfs {
     pub fn operations(&self) -> u64 {
         self.plan.done.load(Ordering::SeqCst)
     }
+
+    fn open_with(
+        &self,
+        path: &Path,
+        open: impl FnOnce(&dyn Vfs) -> Result<Box<dyn ReadFile>>,
+    ) -> Result<Box<dyn ReadFile>> {
+        self.plan.pass(path)?;
+        Ok(Box::new(FaultyReadFile { inner: open(&*self.inner)?, path: path.into(), plan: self.plan.clone() }))
+    }
 }
 
 impl Plan {
@@ -83,9 +92,11 @@ impl Vfs for FaultyVfs {
     }
 
     fn open(&self, path: &Path) -> Result<Box<dyn ReadFile>> {
-        self.plan.pass(path)?;
-        let inner = self.inner.open(path)?;
-        Ok(Box::new(FaultyReadFile { inner, path: path.into(), plan: self.plan.clone() }))
+        self.open_with(path, |inner| inner.open(path))
+    }
+
+    fn open_direct(&self, path: &Path) -> Result<Box<dyn ReadFile>> {
+        self.open_with(path, |inner| inner.open_direct(path))
     }
 
     fn rename(&self, from: &Path, to: &Path) -> Result<()> {

@@ -1,0 +1,133 @@
+//! `bigrain demo`: a first answer from a clean checkout.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use bigrain::build::{BuildSpec, build};
+use bigrain::error::{Error, Result};
+use bigrain::search::{OpenOptions, SearchParams, Searcher};
+use bigrain::server::{KnownQueries, Service};
+use bigrain::train::Watch;
+use bigrain::types::{Element, Metric};
+use clap::Args;
+use serde_json::Value;
+
+use super::SettingsOptions;
+use super::search::line;
+use super::serve::{log_to_stderr, serve_until_signal};
+use super::table::{Line, table};
+
+/// The query that is answered at once.
+const FIRST_QUERY: &str = "bluetooth speaker";
+
+/// Build the bundled product index, answer a query, serve it and print what to try
+#[derive(Args)]
+pub(super) struct Options {
+    /// Where the index is built [default: bigrain-demo in the folder for temporary files]
+    #[arg(long, value_name = "DIR")]
+    dir: Option<PathBuf>,
+    /// The bundled products [default: testdata/products here or in a folder above]
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+    /// Stop after the first answer
+    #[arg(long)]
+    no_serve: bool,
+    #[command(flatten)]
+    settings: SettingsOptions,
+}
+
+pub(super) fn run(options: &Options) -> Result<ExitCode> {
+    let data = options.data.clone().map_or_else(bundled_products, Ok)?;
+    let dir = options.dir.clone().unwrap_or_else(|| std::env::temp_dir().join("bigrain-demo"));
+    let mut config = options.settings.load()?.config()?;
+    config.known_queries.texts = data.join("queries.tsv");
+    config.known_queries.vectors = data.join("query_vectors.npy");
+    build_products(&data, &dir)?;
+    let open = OpenOptions { store: config.index.store, direct: config.index.direct };
+    let searcher = Arc::new(Searcher::open(&dir, &open)?);
+    let known = KnownQueries::load(&config.known_queries.texts, &config.known_queries.vectors, searcher.dim())?;
+    let key = first_answer(&searcher, &known)?;
+    if options.no_serve {
+        return Ok(ExitCode::SUCCESS);
+    }
+    log_to_stderr();
+    let texts = known.texts().to_vec();
+    serve_until_signal(Service::start(config, searcher)?, |address| print_what_to_try(address, key, &texts))
+}
+
+fn bundled_products() -> Result<PathBuf> {
+    let here = std::env::current_dir().map_err(Error::io("current folder"))?;
+    let bundled = here.ancestors().map(|folder| folder.join("testdata/products")).find(|folder| folder.is_dir());
+    bundled
+        .ok_or_else(|| Error::params("data", "no testdata/products here or above; run in the checkout or give --data"))
+}
+
+fn build_products(data: &Path, dir: &Path) -> Result<()> {
+    let spec = BuildSpec {
+        keys: Some(data.join("keys.txt")),
+        attributes: Some(data.join("products.tsv")),
+        metric: Metric::Cosine,
+        dense: Element::I8, // What the bundled vectors are.
+        ..BuildSpec::new(data.join("vectors.npy"), dir)
+    };
+    eprintln!("building the product index in {}", dir.display());
+    let report = build(&spec, &PhaseNames)?;
+    eprintln!(
+        "{} products, {} dimensions, {:.0} bytes each in memory and {:.0} on disk, built in {:.1} s\n",
+        report.rows, report.dim, report.memory_bytes_per_row, report.disk_bytes_per_row, report.seconds
+    );
+    Ok(())
+}
+
+/// Names the phases of the build, which takes seconds.
+struct PhaseNames;
+
+impl Watch for PhaseNames {
+    fn begin(&self, phase: &'static str, total: u64) {
+        eprintln!("  {phase} ({total})");
+    }
+
+    fn advance(&self, _units: u64) {}
+}
+
+/// Answers [`FIRST_QUERY`] on stdout; the key of the best hit.
+fn first_answer(searcher: &Searcher, known: &KnownQueries) -> Result<u64> {
+    let vector = known.vector(FIRST_QUERY).ok_or_else(|| Error::params("data", format!("no query {FIRST_QUERY:?}")))?;
+    let mut hits = Vec::new();
+    let params = SearchParams { k: 5, ..SearchParams::default() };
+    searcher.search(vector, &params, &mut searcher.scratch(), &mut hits)?;
+    let lines = hits.iter().map(|hit| line(searcher, hit).map(with_price)).collect::<Result<Vec<_>>>()?;
+    println!("{FIRST_QUERY}:\n{}", table(&lines));
+    hits.first().map(|hit| hit.key).ok_or_else(|| Error::params("data", "the index has no products"))
+}
+
+/// Cents as a price, and without the id, which is the key.
+fn with_price(mut line: Line) -> Line {
+    if let Some(cents) = line.fields.remove("price_cents").and_then(|value| value.as_u64()) {
+        line.fields.insert("price".into(), Value::String(format!("{}.{:02}", cents / 100, cents % 100)));
+    }
+    line.fields.remove("id");
+    line
+}
+
+fn print_what_to_try(address: &str, key: u64, texts: &[String]) {
+    let curl = |path: &str, body: String| {
+        println!("  curl -s http://{address}{path} -H 'content-type: application/json' \\\n    -d '{body}'\n");
+    };
+    let listed: Vec<String> = texts.iter().take(8).map(|text| format!("{text:?}")).collect();
+    println!(
+        "Serving on http://{address}. Try, in another terminal:\n\nby text ({} and {} more):",
+        listed.join(", "),
+        texts.len().saturating_sub(8)
+    );
+    curl("/search", r#"{"text": "laptop", "limit": 3, "with_fields": true}"#.into());
+    println!("more like a product:");
+    curl("/search", format!(r#"{{"key": {key}, "limit": 3, "with_fields": true, "stats": true}}"#));
+    println!("several at once:");
+    let batch = r#"{"queries": [{"text": "laptop"}, {"text": "bluetooth speaker"}], "limit": 2}"#;
+    curl("/v1/collections/default/search/batch", batch.into());
+    println!("what is served, and how it is doing:");
+    println!("  curl -s http://{address}/v1/collections/default\n  curl -s http://{address}/metrics\n");
+    println!("Ctrl-C ends it.");
+}

@@ -1,0 +1,158 @@
+//! `bigrain search`: queries from a file or from the command line, answered without a server.
+
+use std::io::{BufWriter, Write};
+use std::path::PathBuf;
+
+use bigrain::dataset::VectorFile;
+use bigrain::dense::Store;
+use bigrain::error::{Error, Result};
+use bigrain::search::{Hit, OpenOptions, SearchParams, SearchStats, Searcher};
+use clap::Args;
+use serde_json::{Map, Value, json};
+
+use super::printed;
+use super::table::{Line, table};
+
+/// Queries read and searched at a time: enough for all cores, little memory.
+const CHUNK: u64 = 1024;
+
+/// Search an index with query vectors
+#[derive(Args)]
+pub(super) struct Options {
+    /// Index directory, as build-index made it
+    #[arg(long, value_name = "DIR")]
+    index: PathBuf,
+    /// Query vectors: .npy .fbin .u8bin .i8bin .fvecs .bvecs .parquet, or IDX
+    #[arg(long, value_name = "VECTORS", required_unless_present = "vector", conflicts_with = "vector")]
+    queries: Option<PathBuf>,
+    /// Column of a Parquet file of queries
+    #[arg(long, requires = "queries")]
+    column: Option<String>,
+    /// One query, its numbers separated by commas: "0.1,0.2,..."
+    #[arg(long, value_name = "NUMBERS", allow_hyphen_values = true)]
+    vector: Option<String>,
+    /// Hits a query
+    #[arg(short = 'k', long, value_name = "N", default_value_t = 10, value_parser = positive)]
+    k: usize,
+    /// Lists to probe [default: the index's]
+    #[arg(long, value_name = "N", value_parser = positive)]
+    nprobe: Option<usize>,
+    /// Candidates whose dense vectors are read [default: four a hit, at least 100]
+    #[arg(long, value_name = "N", value_parser = positive)]
+    candidates: Option<usize>,
+    /// Score every row exactly
+    #[arg(long, conflicts_with_all = ["nprobe", "candidates"])]
+    exact: bool,
+    /// How dense vectors are read: mmap, pread, uring or memory
+    #[arg(long, default_value_t = Store::Mmap)]
+    store: Store,
+    /// Print one JSON object a query
+    #[arg(long)]
+    json: bool,
+}
+
+fn positive(text: &str) -> std::result::Result<usize, String> {
+    match text.parse::<usize>() {
+        Ok(0) => Err("give at least 1".into()),
+        parsed => parsed.map_err(|error| error.to_string()),
+    }
+}
+
+pub(super) fn run(options: &Options) -> Result<()> {
+    let searcher = Searcher::open(&options.index, &OpenOptions { store: options.store, direct: false })?;
+    for note in searcher.notes() {
+        eprintln!("note: {note}");
+    }
+    let params = SearchParams {
+        k: options.k,
+        nprobe: options.nprobe.unwrap_or(0),
+        candidates: options.candidates.unwrap_or(0),
+        exact: options.exact,
+        deadline: None,
+    };
+    let mut out = BufWriter::new(std::io::stdout().lock());
+    match (&options.vector, &options.queries) {
+        (Some(text), _) => print(options, &searcher, &params, 0, &parse_vector(text)?, &mut out)?,
+        (None, Some(path)) => {
+            let mut file = VectorFile::open(path, options.column.as_deref())?;
+            let mut start = 0;
+            while start < file.rows() {
+                let rows = CHUNK.min(file.rows() - start);
+                let mut queries = vec![0.0; rows as usize * file.dim()];
+                file.read(start, &mut queries)?;
+                if file.dim() != searcher.dim() {
+                    return Err(Error::mismatch("dimension of the queries", searcher.dim(), file.dim()));
+                }
+                print(options, &searcher, &params, start, &queries, &mut out)?;
+                start += rows;
+            }
+        }
+        (None, None) => unreachable!("clap asks for one of them"),
+    }
+    printed(out.flush())
+}
+
+fn parse_vector(text: &str) -> Result<Vec<f32>> {
+    let number = |part: &str| {
+        let part = part.trim();
+        part.parse().map_err(|_| Error::params("vector", format!("{part:?} is not a number; give 0.1,0.2,...")))
+    };
+    text.trim().trim_start_matches('[').trim_end_matches(']').split(',').map(number).collect()
+}
+
+/// Searches `queries` (their first has the number `first`) and prints the answers.
+fn print(
+    options: &Options,
+    searcher: &Searcher,
+    params: &SearchParams,
+    first: u64,
+    queries: &[f32],
+    out: &mut impl Write,
+) -> Result<()> {
+    if options.vector.is_some() && queries.len() != searcher.dim() {
+        return Err(Error::mismatch("dimension of the query", searcher.dim(), queries.len()));
+    }
+    for (number, (hits, stats)) in searcher.search_batch(queries, params)?.iter().enumerate() {
+        let number = first + number as u64;
+        let lines = hits.iter().map(|hit| line(searcher, hit)).collect::<Result<Vec<_>>>()?;
+        let text = if options.json { json_line(number, &lines, stats) } else { people(number, &lines, stats) };
+        printed(out.write_all(text.as_bytes()))?;
+    }
+    Ok(())
+}
+
+/// A hit with its fields.
+pub(super) fn line(searcher: &Searcher, hit: &Hit) -> Result<Line> {
+    let fields = match searcher.fields(hit.row)?.map(|text| serde_json::from_str(&text)) {
+        Some(Ok(Value::Object(fields))) => fields,
+        _ => Map::new(),
+    };
+    Ok(Line { key: hit.key, score: hit.score, fields })
+}
+
+fn json_line(number: u64, lines: &[Line], stats: &SearchStats) -> String {
+    let hit = |line: &Line| match line.fields.is_empty() {
+        true => json!({"key": line.key, "score": line.score}),
+        false => json!({"key": line.key, "score": line.score, "fields": line.fields}),
+    };
+    let hits: Vec<Value> = lines.iter().map(hit).collect();
+    format!("{}\n", json!({"query": number, "hits": hits, "stats": stats}))
+}
+
+fn people(number: u64, lines: &[Line], stats: &SearchStats) -> String {
+    let micros = (stats.probe_ns + stats.scan_ns + stats.fetch_ns + stats.rank_ns) / 1000;
+    let SearchStats { lists_probed, rows_scanned, vectors_read, .. } = stats;
+    let work = format!("{lists_probed} lists, {rows_scanned} rows scanned, {vectors_read} vectors read, {micros} us");
+    format!("query {number}: {work}\n{}\n", table(lines))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_vector_is_read_with_or_without_brackets() {
+        assert_eq!(parse_vector("[1, -2.5,3e-1]").unwrap(), [1.0, -2.5, 0.3]);
+        assert!(parse_vector("1,,2").unwrap_err().to_string().contains("\"\" is not a number"));
+    }
+}

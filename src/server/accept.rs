@@ -1,0 +1,95 @@
+//! The accept loop.
+//!
+//! The easy version is `axum::serve`. The departures:
+//! - *Header timeout*: `axum::serve` has none, so a client that sends one header byte a minute holds a connection for
+//!   ever. Here hyper closes it; the same timer ends idle kept-alive connections.
+//! - *Connection cap*: beyond it a connection is told 503 and closed. It costs no task.
+//! - *Drain with an end*: after the shutdown signal nothing is accepted, idle connections close, running requests get
+//!   `timeouts.drain_ms`; what is left then is cut.
+//!
+//! Deliberately absent: HTTP/2 (it multiplies what one connection can ask for; put a proxy in front) and TLS.
+
+use std::future::Future;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::service::TowerToHyperService;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+
+use super::routes::router;
+use super::service::Service;
+
+/// Most bytes of a request's headers.
+const HEADER_BYTES: usize = 64 << 10;
+
+/// What a connection beyond the cap is told.
+const TOO_MANY: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/problem+json\r\nretry-after: 1\r\n\
+connection: close\r\ncontent-length: 159\r\n\r\n{\"type\":\"about:blank\",\"title\":\"Service Unavailable\",\"status\":503,\
+\"code\":\"too_many_connections\",\"detail\":\"too many connections are open\",\"remedy\":\"retry later\"}";
+
+/// Serves `service` on `listener` until `shutdown` resolves, then drains. Returns whether all requests were answered.
+pub async fn serve(listener: TcpListener, shutdown: impl Future<Output = ()>, service: Arc<Service>) -> bool {
+    let mut connections = JoinSet::new();
+    let graceful = GracefulShutdown::new();
+    let routes = TowerToHyperService::new(router(service.clone()));
+    let mut builder = http1::Builder::new();
+    let header_timeout = Duration::from_millis(service.config().timeouts.header_ms);
+    builder.timer(TokioTimer::new()).header_read_timeout(header_timeout).max_buf_size(HEADER_BYTES);
+    let mut shutdown = pin!(shutdown);
+    loop {
+        service.metrics.connections.store(connections.len() as u64, Relaxed);
+        tokio::select! {
+            biased;
+            () = &mut shutdown => break,
+            Some(_) = connections.join_next() => {}
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) if connections.len() >= service.config().limits.connections => {
+                    service.metrics.refused.fetch_add(1, Relaxed);
+                    refuse(&stream);
+                }
+                Ok((stream, _)) => {
+                    // Answers are small and written at once: waiting to fill packets would only delay them.
+                    let _ = stream.set_nodelay(true);
+                    let connection = builder.serve_connection(TokioIo::new(stream), routes.clone());
+                    // Errors here are the client's going away or sending what is not HTTP; hyper has answered 400.
+                    let watched = graceful.watch(connection);
+                    connections.spawn(async move { watched.await.is_ok() });
+                }
+                Err(error) => {
+                    // Out of file handles, most likely: let some connections end.
+                    tracing::warn!(%error, "accept failed");
+                    sleep(Duration::from_millis(50)).await;
+                }
+            },
+        }
+    }
+    drop(listener);
+    service.drain();
+    let drained = timeout(Duration::from_millis(service.config().timeouts.drain_ms), graceful.shutdown()).await.is_ok();
+    connections.shutdown().await;
+    drained
+}
+
+/// Tells a connection beyond the cap to come back, as far as that is possible without waiting for it.
+fn refuse(stream: &TcpStream) {
+    // Closing a socket with unread input resets the connection and may take the answer with it.
+    let _ = stream.try_read(&mut [0; 4096]);
+    let _ = stream.try_write(TOO_MANY);
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_refusal_states_its_true_length() {
+        let text = std::str::from_utf8(super::TOO_MANY).unwrap();
+        let (head, body) = text.split_once("\r\n\r\n").unwrap();
+        assert!(head.ends_with(&format!("content-length: {}", body.len())), "{head}");
+    }
+}

@@ -1,0 +1,173 @@
+//! Errors as `application/problem+json` (RFC 9457).
+//!
+//! ```json
+//! {"type": "about:blank", "title": "Unprocessable Content", "status": 422, "code": "wrong_dimension",
+//!  "detail": "the vector has 3 elements; the index has 384", "pointer": "/vector", "remedy": "send 384 elements",
+//!  "request_id": "5f0c9e2a71d84b36-1"}
+//! ```
+//! `code` is stable: programs branch on it. `pointer` (RFC 6901) leads to the offending value of the request, and the
+//! value itself is in `detail`. A [`Problem`] travels as a response extension and is written by the outermost layer,
+//! which knows the request id and sees every response, those of the router included.
+
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+
+use super::pool::Lost;
+use crate::error::Error;
+
+/// One error, as the client sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// HTTP status.
+    pub status: StatusCode,
+    /// Stable name of the kind of error.
+    pub code: &'static str,
+    /// What is wrong, with the bad value.
+    pub detail: String,
+    /// JSON pointer to the bad value, if there is one.
+    pub pointer: Option<String>,
+    /// What to do about it.
+    pub remedy: String,
+    /// Seconds after which to try again.
+    pub retry_after: Option<u32>,
+}
+
+#[derive(Serialize)]
+struct Body<'a> {
+    r#type: &'static str,
+    title: &'static str,
+    status: u16,
+    code: &'static str,
+    detail: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pointer: Option<&'a str>,
+    remedy: &'a str,
+    request_id: &'a str,
+}
+
+impl Problem {
+    /// A problem without a place in the request.
+    pub(super) fn new(
+        status: StatusCode,
+        code: &'static str,
+        detail: impl Into<String>,
+        remedy: impl Into<String>,
+    ) -> Problem {
+        Problem { status, code, detail: detail.into(), pointer: None, remedy: remedy.into(), retry_after: None }
+    }
+
+    /// The request is well formed but cannot be answered (422), because of the value at `pointer`.
+    pub(super) fn meaning(
+        code: &'static str,
+        pointer: impl Into<String>,
+        detail: impl Into<String>,
+        remedy: impl Into<String>,
+    ) -> Problem {
+        Problem::new(StatusCode::UNPROCESSABLE_ENTITY, code, detail, remedy).at(pointer)
+    }
+
+    /// The deadline has passed (504) after `ms` milliseconds.
+    pub(super) fn deadline(ms: u64) -> Problem {
+        let detail = format!("the deadline of {ms} ms passed before the answer was complete");
+        let remedy = "raise timeout_ms, set allow_partial, or lower params.nprobe or params.candidates";
+        Problem::new(StatusCode::GATEWAY_TIMEOUT, "deadline_exceeded", detail, remedy)
+    }
+
+    pub(super) fn at(mut self, pointer: impl Into<String>) -> Problem {
+        self.pointer = Some(pointer.into());
+        self
+    }
+
+    /// Puts `prefix` before the pointer: the place of a query within a batch.
+    pub(super) fn within(mut self, prefix: &str) -> Problem {
+        self.pointer = Some(format!("{prefix}{}", self.pointer.unwrap_or_default()));
+        self
+    }
+
+    /// The body, for a request named `request_id`.
+    pub(super) fn body(&self, request_id: &str) -> Vec<u8> {
+        let body = Body {
+            r#type: "about:blank",
+            title: self.status.canonical_reason().unwrap_or("Error"),
+            status: self.status.as_u16(),
+            code: self.code,
+            detail: &self.detail,
+            pointer: self.pointer.as_deref(),
+            remedy: &self.remedy,
+            request_id,
+        };
+        serde_json::to_vec(&body).unwrap_or_default()
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let mut response = self.status.into_response();
+        response.extensions_mut().insert(self);
+        response
+    }
+}
+
+impl From<Lost> for Problem {
+    fn from(lost: Lost) -> Problem {
+        match lost {
+            Lost::Full(waiting) => {
+                let detail = format!("{waiting} requests are waiting already");
+                let remedy = "retry after the time in Retry-After, or send less";
+                let problem = Problem::new(StatusCode::SERVICE_UNAVAILABLE, "overloaded", detail, remedy);
+                Problem { retry_after: Some(1), ..problem }
+            }
+            Lost::Panicked => internal("internal_error", "the request failed inside the server"),
+        }
+    }
+}
+
+/// The one place where the engine's errors become statuses. Messages about files of the server are kept from clients
+/// and logged instead.
+impl From<Error> for Problem {
+    fn from(error: Error) -> Problem {
+        let text = error.to_string();
+        let unprocessable = StatusCode::UNPROCESSABLE_ENTITY;
+        match error {
+            Error::Io { .. } => {
+                tracing::error!(error = text, "input or output failed");
+                internal("io_error", "the index could not be read")
+            }
+            Error::Corrupt { .. } => {
+                tracing::error!(error = text, "the index is damaged");
+                internal("corrupt_index", "a file of the index is damaged")
+            }
+            Error::InvalidInput { .. } => {
+                tracing::error!(error = text, "a file of the server cannot be used");
+                internal("internal_error", "a file of the server cannot be used")
+            }
+            Error::Unsupported { .. } => Problem::new(unprocessable, "unsupported", text, "see the detail"),
+            Error::Mismatch { .. } => Problem::new(unprocessable, "mismatch", text, "send what is expected"),
+            Error::InvalidParams { .. } => Problem::new(unprocessable, "invalid_params", text, "see the detail"),
+            Error::Overloaded(waiting) => Lost::Full(waiting).into(),
+            Error::DeadlineExceeded(ms) => Problem::deadline(ms),
+        }
+    }
+}
+
+fn internal(code: &'static str, detail: &str) -> Problem {
+    let remedy = "retry; if it persists, look up the request_id in the server's log";
+    Problem::new(StatusCode::INTERNAL_SERVER_ERROR, code, detail, remedy)
+}
+
+/// The problem behind a bare status that the router made: no such route, no such method.
+pub(super) fn of_router(status: StatusCode, method: &str, path: &str) -> Problem {
+    match status {
+        StatusCode::NOT_FOUND => {
+            let remedy = "POST /search, POST /v1/collections/{name}/search[/batch], GET /v1/collections/{name}, \
+                          /livez, /readyz or /metrics";
+            Problem::new(status, "no_such_route", format!("there is nothing at {path:?}"), remedy)
+        }
+        StatusCode::METHOD_NOT_ALLOWED => {
+            let detail = format!("{path} does not answer {method}");
+            Problem::new(status, "method_not_allowed", detail, "use a method of the Allow header")
+        }
+        _ => Problem::new(status, "bad_request", format!("{method} {path} cannot be answered"), "see the status"),
+    }
+}

@@ -1,0 +1,7 @@
+//! The server over real sockets: whole servers in this process, a client of raw bytes.
+
+mod answers;
+mod bad_input;
+mod client;
+mod faults;
+mod fixture;
