@@ -19,7 +19,7 @@
 //! | [`error`], [`types`] | errors by remedy; rows, lists, keys, metrics |
 //! | [`simd`] | the kernels: a scalar oracle, AVX2, AVX-512; pictures of the packed layouts |
 //! | [`vfs`] | the one seam to files, with implementations that fail and crash on purpose |
-//! | [`format`] | the one envelope of every index file |
+//! | [`mod@format`] | the one envelope of every index file |
 //! | [`dataset`] | other people's files: npy, fbin, fvecs, parquet, IDX, keys, qrels |
 //! | [`topk`], [`sample`], [`linalg`] | best-k as sortable integers; seeded sampling; matrix helpers |
 //! | [`quantizer`] | centroids, rotation, codebooks; a query's score tables |

@@ -162,7 +162,7 @@ impl Plan {
     }
 
     /// Seconds that the build may take on this machine, with the threads of the current rayon pool: its operations at the
-    /// rate of a small matrix product that is timed now, and its reading and writing at [`DISK_RATE`].
+    /// rate of a small matrix product that is timed now, and its reading and writing at an assumed rate of the disk.
     pub fn seconds(&self) -> f64 {
         let input = self.rows as f64 * self.dim as f64 * 4.0;
         let moved = 2.0 * input + 2.0 * self.spill_bytes as f64 + self.disk_bytes as f64;
