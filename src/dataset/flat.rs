@@ -1,6 +1,8 @@
 //! Rows at a fixed stride in an uncompressed file: npy, bin, vecs and plain IDX differ in their header only.
 //!
-//!     | header | prefix, values | prefix, values | ...
+//! ```text
+//! | header | prefix, values | prefix, values | ...
+//! ```
 //!
 //! `prefix` is empty, or (vecs) the row's own dimension as `u32`, which must be the first row's.
 

@@ -1,6 +1,8 @@
 //! NumPy's `.npy`: the header, read and written.
 //!
-//!     0x93 "NUMPY" | major u8, minor u8 | length u16 (version 1) or u32 (2, 3) | dictionary, padded | values
+//! ```text
+//! 0x93 "NUMPY" | major u8, minor u8 | length u16 (version 1) or u32 (2, 3) | dictionary, padded | values
+//! ```
 //!
 //! The dictionary is a Python literal: `{'descr': '<f4', 'fortran_order': False, 'shape': (60000, 784), }`. Only its
 //! three keys are looked for; the full grammar of Python is not.
