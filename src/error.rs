@@ -98,7 +98,6 @@ impl Error {
     }
 
     /// An [`Error::Mismatch`].
-    #[allow(clippy::needless_pass_by_value, reason = "callers pass numbers and formatted text")]
     pub fn mismatch(what: impl Into<String>, expected: impl ToString, found: impl ToString) -> Error {
         Error::Mismatch { what: what.into(), expected: expected.to_string(), found: found.to_string() }
     }

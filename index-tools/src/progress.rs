@@ -156,7 +156,7 @@ impl Ticker {
 impl Phase {
     /// `encode: 1,000 of 4,000 rows (25%), 500/s, 6.00 s left`
     fn line(&self, unit: &str, seconds: f64) -> String {
-        let percent = if self.total > 0 { self.done * 100 / self.total } else { 100 };
+        let percent = (self.done * 100).checked_div(self.total).unwrap_or(100);
         let counted = format!("{}: {} of {} {unit} ({percent}%)", self.name, grouped(self.done), grouped(self.total));
         if self.done == 0 || seconds <= 0.0 {
             return counted;

@@ -128,7 +128,7 @@ impl Writers<'_> {
         }
         let entry = (mix(self.output.layout.key_of(row.record)), self.next_row);
         // The high bits choose the bucket, so buckets in order are entries in order.
-        let bucket = (u128::from(entry.0) * u128::from(self.key_buckets) >> 64) as usize;
+        let bucket = ((u128::from(entry.0) * u128::from(self.key_buckets)) >> 64) as usize;
         self.keys.push(bucket, |out| {
             out.extend_from_slice(bytemuck::bytes_of(&self.output.layout.key_of(row.record)));
             out.extend_from_slice(bytemuck::bytes_of(&entry.1));

@@ -29,7 +29,7 @@ impl CodeShape {
         if !CODE_BYTES.contains(&bytes) {
             return Err(Error::params("code_bytes", format!("{bytes} is not between 4 and 128")));
         }
-        if bits == CodeBits::Four && bytes % 4 != 0 {
+        if bits == CodeBits::Four && !bytes.is_multiple_of(4) {
             let (below, above) = (bytes / 4 * 4, bytes.next_multiple_of(4));
             return Err(Error::params(
                 "code_bytes",

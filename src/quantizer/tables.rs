@@ -116,7 +116,7 @@ impl ListScale {
     /// rounding), or None if no row of the list can.
     pub fn threshold(&self, score: f32) -> Option<u32> {
         let steps = ((score - self.base) / self.step).floor() - 1.0;
-        (steps <= self.max_score).then(|| if steps > 0.0 { steps as u32 } else { 0 })
+        (steps <= self.max_score).then_some(if steps > 0.0 { steps as u32 } else { 0 })
     }
 }
 
@@ -156,6 +156,6 @@ mod tests {
         tables.prepare(&quantizer, Kernels::detect(), &[1.0; 24], term_range);
         let worst: u32 = tables.entries.chunks(256).map(|t| u32::from(*t.iter().max().unwrap())).sum();
         let weight = u32::from(tables.list_scale(0.0, 0.0, term_step).term_weight);
-        assert!(worst + (255 * weight >> 8) <= 65_535 && weight > 0);
+        assert!(worst + ((255 * weight) >> 8) <= 65_535 && weight > 0);
     }
 }

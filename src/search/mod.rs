@@ -131,7 +131,7 @@ impl Searcher {
 
     /// Searches every row of `queries` (n x dim), in parallel on rayon's threads; answers in query order.
     pub fn search_batch(&self, queries: &[f32], params: &SearchParams) -> Result<Vec<(Vec<Hit>, SearchStats)>> {
-        if queries.len() % self.dim() != 0 {
+        if !queries.len().is_multiple_of(self.dim()) {
             return Err(Error::mismatch(
                 "length of the queries",
                 format!("a multiple of {}", self.dim()),
