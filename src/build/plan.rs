@@ -109,7 +109,9 @@ impl Plan {
         let row = dim as u64 * 4;
         let fixed = PROCESS + quantizer_bytes(lists, dim, shape, opq);
         let threads = rayon::current_num_threads() as u64;
-        let least = fixed + threads * 1024 * lists as u64 + 4096 * row + (8 << 20);
+        // k-means has old and new centroids beside the quantizer's; every thread that assigns has a tile of scores.
+        let moving = 2 * lists as u64 * row + threads * (1 << 20);
+        let least = fixed + moving + 4096 * row + (8 << 20);
         if spec.memory_limit < least {
             return Err(Error::params(
                 "memory_limit",
@@ -120,7 +122,7 @@ impl Plan {
                 ),
             ));
         }
-        let free = spec.memory_limit - fixed;
+        let free = spec.memory_limit - fixed - moving;
         let sample_rows =
             (lists as u64 * SAMPLE_PER_LIST).max(LEAST_SAMPLE).min(rows).min(free * 2 / 5 / (row * 5 / 4));
         let code_budget = (free * 2 / 5) as f64 / (row as f64 * CODE_COPIES);
@@ -150,7 +152,7 @@ impl Plan {
             spill_bytes: rows * (spill_row + 12),
             disk_bytes: record.file_bytes(rows) + memory_bytes + rows * 12,
             memory_bytes,
-            peak_memory: fixed + training.max(passes).max(writing),
+            peak_memory: fixed + moving + training.max(passes).max(writing),
             operations: operations(rows, sample_rows, code_rows, lists, dim, shape, opq),
         })
     }

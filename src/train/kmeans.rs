@@ -3,7 +3,8 @@
 //! The easy version repeats "assign all, average all" from a k-means++ start over the whole sample. Departures:
 //! - **Coarse to fine.** Most iterations run on a quarter of the sample; the last ones on all of it. The early moves are
 //!   large, and a quarter shows their direction as well as the whole.
-//! - **Fixed chunks.** Sums are made chunk by chunk and added in chunk order, so rayon's schedule changes nothing.
+//! - **Rows are sorted by list** before they are averaged, and each list's rows are added in order by one thread: the
+//!   result does not depend on rayon's schedule, and no thread needs centroids of its own.
 //! - **Empty lists** are refilled by splitting the largest: its centroid is moved a little both ways.
 //! - **Two levels** above [`FLAT_LISTS`]: first the square root of that many groups, then each group's share of lists
 //!   within it. A flat run over n points costs `n L d` an iteration, two levels cost about `2 n sqrt(L) d`.
@@ -125,33 +126,48 @@ fn draw(weights: &[f32], rng: &mut Rng) -> u64 {
     found.map_or_else(|| rng.below(weights.len() as u64), |row| row as u64)
 }
 
-/// Sums of one chunk of rows by list.
-struct Sums {
-    counts: Vec<u32>,
-    sums: Array2<f32>,
-}
-
 /// One iteration: assign every row, move every centroid to its rows' mean.
 fn lloyd(x: ArrayView2<'_, f32>, centroids: Array2<f32>, watch: &dyn Watch) -> Array2<f32> {
-    let dim = centroids.dim();
     let coarse = Coarse::new(centroids, Metric::L2);
-    let lists: Vec<ListId> = assign(&coarse, x, watch);
-    // A group of chunks shares one accumulator, so that memory is bounded by a few copies of the centroids.
-    let span = x.nrows().div_ceil(8).max(CHUNK);
-    let total = x
-        .axis_chunks_iter(Axis(0), span)
-        .into_par_iter()
-        .zip(lists.par_chunks(span))
-        .map(|(rows, lists)| sum_by_list(rows, lists, dim))
-        .collect::<Vec<Sums>>()
-        .into_iter()
-        .reduce(|mut a, b| {
-            a.sums += &b.sums;
-            a.counts.iter_mut().zip(&b.counts).for_each(|(a, b)| *a += b);
-            a
-        })
-        .expect("at least one row");
-    means(total, coarse.centroids())
+    let by_list = ByList::new(&assign(&coarse, x, watch), coarse.lists());
+    let mut means = Array2::zeros(coarse.centroids().dim());
+    means.axis_iter_mut(Axis(0)).into_par_iter().enumerate().for_each(|(list, mut mean)| {
+        let rows = by_list.rows(list);
+        rows.iter().for_each(|&row| mean += &x.row(row as usize));
+        mean /= rows.len().max(1) as f32;
+    });
+    refill(&mut means, by_list.counts(), coarse.centroids());
+    means
+}
+
+/// Rows sorted by list.
+struct ByList {
+    /// First place of each list in `rows`, then their number: L + 1.
+    starts: Vec<usize>,
+    rows: Vec<u32>,
+}
+
+impl ByList {
+    /// A counting sort of the rows by their list; within a list they ascend.
+    fn new(list_of: &[ListId], lists: usize) -> ByList {
+        let mut starts = vec![0; lists + 1];
+        list_of.iter().for_each(|&list| starts[list as usize + 1] += 1);
+        (0..lists).for_each(|list| starts[list + 1] += starts[list]);
+        let (mut next, mut rows) = (starts.clone(), vec![0; list_of.len()]);
+        for (&list, row) in list_of.iter().zip(0..) {
+            rows[next[list as usize]] = row;
+            next[list as usize] += 1;
+        }
+        ByList { starts, rows }
+    }
+
+    fn rows(&self, list: usize) -> &[u32] {
+        &self.rows[self.starts[list]..self.starts[list + 1]]
+    }
+
+    fn counts(&self) -> Vec<usize> {
+        self.starts.windows(2).map(|pair| pair[1] - pair[0]).collect()
+    }
 }
 
 /// The list of every row.
@@ -164,24 +180,8 @@ fn assign(coarse: &Coarse, x: ArrayView2<'_, f32>, watch: &dyn Watch) -> Vec<Lis
     lists
 }
 
-fn sum_by_list(rows: ArrayView2<'_, f32>, lists: &[ListId], dim: (usize, usize)) -> Sums {
-    let mut total = Sums { counts: vec![0; dim.0], sums: Array2::zeros(dim) };
-    for (row, &list) in rows.rows().into_iter().zip(lists) {
-        total.counts[list as usize] += 1;
-        let mut sum = total.sums.row_mut(list as usize);
-        sum += &row;
-    }
-    total
-}
-
-/// Means of the lists; an empty list takes half of the largest.
-fn means(total: Sums, old: ArrayView2<'_, f32>) -> Array2<f32> {
-    let Sums { mut counts, sums: mut centroids } = total;
-    for (mut centroid, &count) in centroids.rows_mut().into_iter().zip(&counts) {
-        if count > 0 {
-            centroid /= count as f32;
-        }
-    }
+/// An empty list takes half of the largest, or stays where it was if there is none to halve.
+fn refill(centroids: &mut Array2<f32>, mut counts: Vec<usize>, old: ArrayView2<'_, f32>) {
     for list in 0..counts.len() {
         if counts[list] > 0 {
             continue;
@@ -200,7 +200,6 @@ fn means(total: Sums, old: ArrayView2<'_, f32>) -> Array2<f32> {
         counts[list] = counts[largest] / 2;
         counts[largest] -= counts[list];
     }
-    centroids
 }
 
 /// Groups first, then every group's share of the lists within it.
@@ -214,17 +213,13 @@ fn two_level(
     let lists = lists.min(x.nrows());
     let groups = (lists as f64).sqrt().ceil() as usize;
     let coarse = Coarse::new(flat(x, groups, iterations, seed, watch)?, Metric::L2);
-    let group_of = assign(&coarse, x, watch);
-    let mut members = vec![Vec::new(); groups];
-    for (row, &group) in (0u64..).zip(&group_of) {
-        members[group as usize].push(row);
-    }
-    let shares = shares(&members.iter().map(Vec::len).collect::<Vec<_>>(), lists);
+    let by_group = ByList::new(&assign(&coarse, x, watch), groups);
     let mut centroids = Array2::zeros((lists, x.ncols()));
     let mut filled = 0;
-    for (group, share) in members.iter().zip(shares) {
+    for (group, share) in shares(&by_group.counts(), lists).into_iter().enumerate() {
         if share > 0 {
-            let found = flat(gather(x, group).view(), share, iterations, seed ^ filled as u64, watch)?;
+            let rows: Vec<u64> = by_group.rows(group).iter().map(|&row| u64::from(row)).collect();
+            let found = flat(gather(x, &rows).view(), share, iterations, seed ^ filled as u64, watch)?;
             centroids.slice_mut(s![filled..filled + share, ..]).assign(&found);
             filled += share;
         }
