@@ -1,5 +1,8 @@
 //! `build-index`: from a file of vectors to an index directory, in bounded memory.
 
+// What --help shows is indented, not fenced.
+#![allow(rustdoc::invalid_rust_codeblocks)]
+
 use std::path::PathBuf;
 use std::process::ExitCode;
 

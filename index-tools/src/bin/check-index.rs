@@ -1,5 +1,8 @@
 //! `check-index`: reads every byte of an index.
 
+// What --help shows is indented, not fenced.
+#![allow(rustdoc::invalid_rust_codeblocks)]
+
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;

@@ -1,5 +1,8 @@
 //! `make-vectors`: seeded clustered vectors in a file, for builds and measurements of any size.
 
+// What --help shows is indented, not fenced.
+#![allow(rustdoc::invalid_rust_codeblocks)]
+
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
