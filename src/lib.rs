@@ -20,8 +20,9 @@
 //! | [`simd`] | the kernels: a scalar oracle, AVX2, AVX-512; pictures of the packed layouts |
 //! | [`vfs`] | the one seam to files, with implementations that fail and crash on purpose |
 //! | [`mod@format`] | the one envelope of every index file |
+//! | [`sample`] | seeded randomness, on which index bytes depend |
 //! | [`dataset`] | other people's files: npy, fbin, fvecs, parquet, IDX, keys, qrels |
-//! | [`topk`], [`sample`], [`linalg`] | best-k as sortable integers; seeded sampling; matrix helpers |
+//! | [`topk`], [`linalg`] | best-k as sortable integers; matrix helpers |
 //! | [`quantizer`] | centroids, rotation, codebooks; a query's score tables |
 //! | [`codes`] | inverted lists in memory and their scan |
 //! | [`dense`] | dense vectors on SSD: records, shards, four ways to read them |
