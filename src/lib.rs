@@ -23,6 +23,7 @@
 //! | [`sample`] | seeded randomness, on which index bytes depend |
 //! | [`dataset`] | other people's files: npy, fbin, fvecs, parquet, IDX, keys, qrels |
 //! | [`topk`], [`linalg`] | best-k as sortable integers; matrix helpers |
+//! | [`heads`] | small trained maps over the vectors of a frozen encoder |
 //! | [`quantizer`] | centroids, rotation, codebooks; a query's score tables |
 //! | [`codes`] | inverted lists in memory and their scan |
 //! | [`dense`] | dense vectors on SSD: records, shards, four ways to read them |
@@ -58,6 +59,7 @@ pub mod dense;
 pub mod error;
 pub mod eval;
 pub mod format;
+pub mod heads;
 pub mod index;
 pub mod linalg;
 pub mod quantizer;
