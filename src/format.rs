@@ -56,10 +56,13 @@ pub enum Kind {
     Keys,
     /// What is returned with hits.
     Fields,
+    /// The state of a training run.
+    Checkpoint,
 }
 
 impl Kind {
-    const ALL: [Kind; 5] = [Kind::Quantizer, Kind::Codes, Kind::Dense, Kind::Keys, Kind::Fields];
+    const ALL: [Kind; 6] =
+        [Kind::Quantizer, Kind::Codes, Kind::Dense, Kind::Keys, Kind::Fields, Kind::Checkpoint];
 
     fn number(self) -> u32 {
         self as u32 + 1

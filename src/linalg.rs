@@ -1,8 +1,10 @@
 //! The few matrix helpers that training and building need, over `ndarray`, computed by `faer`.
 //!
-//! Every product here is serial; callers cut their work into fixed blocks and hand the blocks to rayon, so that
-//! results do not depend on the number of threads. `faer` reaches about nine tenths of the fastest product we measured
-//! and needs no unsafe code of ours.
+//! [`product_nt`] and [`add_product_tn`] are serial; callers cut their work into fixed blocks and hand the blocks to rayon,
+//! so that results do not depend on the number of threads. The functions of [`blocked`] do so themselves, for training.
+//! `faer` reaches about nine tenths of the fastest product we measured and needs no unsafe code of ours.
+
+pub mod blocked;
 
 use faer::linalg::matmul::matmul;
 use faer::{Accum, MatMut, MatRef, Par};

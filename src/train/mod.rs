@@ -4,11 +4,28 @@
 //! of threads: parallel work is cut into fixed pieces whose results are added in order. (The instruction set may change
 //! the last bits, and with them the trained parts; answers of a given index do not depend on it.)
 
+mod codes;
+mod dense;
+mod examples;
+mod head;
 mod kmeans;
+mod locality;
+mod loss;
+mod nearest;
+mod optimiser;
 mod product;
+mod routing;
+mod soft;
+mod validate;
 
+pub use codes::{CodeTraining, Epoch, HeadChoice, Method, TrainedCodes, train_codes};
+pub use dense::{DenseTraining, TrainedHeads, train_dense, train_query_head};
+pub use examples::{Example, Examples};
 pub use kmeans::{FLAT_LISTS, Iterations, distortion, kmeans};
+pub use locality::{Candidates, Sampling};
+pub use nearest::nearest;
 pub use product::{train_codebooks, train_opq};
+pub use routing::{RouterTraining, train_router};
 
 use ndarray::ArrayView2;
 use rayon::prelude::*;
@@ -24,6 +41,8 @@ pub trait Watch: Sync {
     fn begin(&self, phase: &'static str, total: u64);
     /// `units` of the phase are done.
     fn advance(&self, units: u64);
+    /// Something worth a line, such as the result of an epoch.
+    fn note(&self, _: &str) {}
     /// An error stops the work at the next safe point.
     fn check(&self) -> Result<()> {
         Ok(())

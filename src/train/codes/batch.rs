@@ -1,0 +1,109 @@
+//! Which queries and documents meet in a step.
+
+use std::collections::HashMap;
+
+use super::super::examples::Example;
+use crate::sample::Rng;
+
+/// Rows are queries, columns documents; every query is scored against every column.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(in crate::train) struct Batch {
+    /// Rows of the queries.
+    pub(in crate::train) queries: Vec<u32>,
+    /// Rows of the documents.
+    pub(in crate::train) columns: Vec<u32>,
+    /// The column of each query's own document.
+    pub(in crate::train) own: Vec<usize>,
+    /// Places (row, column) that are left out: documents that are relevant, too.
+    pub(in crate::train) masked: Vec<(usize, usize)>,
+}
+
+impl Batch {
+    /// A batch of pairs whose own documents come first; `more` columns follow.
+    pub(in crate::train) fn new(pairs: &[Example], more: Vec<u32>, positives: &[Vec<u32>]) -> Batch {
+        let mut columns: Vec<u32> = pairs.iter().map(|p| p.document).collect();
+        columns.extend(more);
+        let queries: Vec<u32> = pairs.iter().map(|p| p.query).collect();
+        let own: Vec<usize> = (0..pairs.len()).collect();
+        let mut places: HashMap<u32, Vec<usize>> = HashMap::with_capacity(columns.len());
+        columns.iter().enumerate().for_each(|(at, &document)| places.entry(document).or_default().push(at));
+        let mut masked = Vec::new();
+        for (row, &query) in queries.iter().enumerate() {
+            for document in &positives[query as usize] {
+                let found = places.get(document).into_iter().flatten().filter(|&&at| at != own[row]);
+                masked.extend(found.map(|&at| (row, at)));
+            }
+        }
+        Batch { queries, columns, own, masked }
+    }
+}
+
+/// One pair for each training query, in random order: its document is drawn among the query's pairs.
+pub(in crate::train) fn epoch_pairs(train: &[Example], seed: u64, epoch: u64) -> Vec<Example> {
+    let mut rng = Rng::stream(seed, epoch);
+    let mut sorted = train.to_vec();
+    sorted.sort_unstable();
+    let mut drawn: Vec<Example> =
+        sorted.chunk_by(|a, b| a.query == b.query).map(|pairs| pairs[rng.below(pairs.len() as u64) as usize]).collect();
+    rng.shuffle(&mut drawn);
+    drawn
+}
+
+/// Negatives of stage 1: for each pair one document of the query's nearest (distillation only), then random ones.
+pub(super) fn negatives(
+    pairs: &[Example],
+    nearest: Option<&Nearest>,
+    random: usize,
+    documents: usize,
+    rng: &mut Rng,
+) -> Vec<u32> {
+    let mut all = Vec::with_capacity(pairs.len() + random);
+    if let Some(nearest) = nearest {
+        all.extend(pairs.iter().filter_map(|pair| {
+            let near = nearest.of(pair.query);
+            (!near.is_empty()).then(|| near[rng.below(near.len() as u64) as usize])
+        }));
+    }
+    all.extend((0..random).map(|_| rng.below(documents as u64) as u32));
+    all
+}
+
+/// The nearest documents of queries, best first.
+#[derive(Debug, Clone)]
+pub(super) struct Nearest {
+    pub(super) by_query: HashMap<u32, Vec<u32>>,
+}
+
+impl Nearest {
+    fn of(&self, query: u32) -> &[u32] {
+        self.by_query.get(&query).map_or(&[], Vec::as_slice)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn other_relevant_documents_are_masked_wherever_they_stand() {
+        let pair = |query, document| Example { query, document };
+        let positives = vec![vec![3, 5], vec![4], vec![5]];
+        let batch = Batch::new(&[pair(0, 3), pair(1, 4), pair(2, 5)], vec![5, 9, 4], &positives);
+        assert_eq!(batch.columns, [3, 4, 5, 5, 9, 4]);
+        let mut masked = batch.masked.clone();
+        masked.sort_unstable();
+        assert_eq!(masked, [(0, 2), (0, 3), (1, 5), (2, 3)]);
+    }
+
+    #[test]
+    fn an_epoch_has_every_query_once_and_another_order_each_time() {
+        let train: Vec<Example> = (0..90).map(|i| Example { query: i / 3, document: i }).collect();
+        let first = epoch_pairs(&train, 1, 0);
+        let mut queries: Vec<u32> = first.iter().map(|p| p.query).collect();
+        assert!(first.iter().all(|p| p.document / 3 == p.query));
+        assert_ne!(first, epoch_pairs(&train, 1, 1));
+        assert_eq!(first, epoch_pairs(&train, 1, 0));
+        queries.sort_unstable();
+        assert_eq!(queries, (0..30).collect::<Vec<_>>());
+    }
+}

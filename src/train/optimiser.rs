@@ -1,0 +1,137 @@
+//! AdamW (Loshchilov and Hutter, 2019) with a linear warm-up, a linear decay and a bound on the gradient's norm.
+
+use ndarray::Array2;
+
+const BETA1: f32 = 0.9;
+const BETA2: f32 = 0.999;
+/// Far below any gradient that matters here: unit vectors and mean losses give elements of about 1e-5.
+const EPSILON: f32 = 1e-10;
+
+/// A matrix that is trained, with its gradient and Adam's running moments.
+#[derive(Debug, Clone)]
+pub(super) struct Parameter {
+    pub(super) value: Array2<f32>,
+    pub(super) gradient: Array2<f32>,
+    /// Running means of the gradient and of its square.
+    pub(super) mean: Array2<f32>,
+    pub(super) square: Array2<f32>,
+    /// Highest learning rate.
+    pub(super) rate: f32,
+    /// Decoupled weight decay, towards `anchor` if there is one, else towards zero.
+    pub(super) decay: f32,
+    pub(super) anchor: Option<Array2<f32>>,
+}
+
+impl Parameter {
+    pub(super) fn new(value: Array2<f32>, rate: f32) -> Parameter {
+        let zeros = || Array2::zeros(value.dim());
+        let (gradient, mean, square) = (zeros(), zeros(), zeros());
+        Parameter { value, gradient, mean, square, rate, decay: 0.0, anchor: None }
+    }
+
+    /// Forgets what Adam knows of row-major elements `range`, whose values were replaced.
+    pub(super) fn forget(&mut self, element: (usize, usize)) {
+        self.mean[element] = 0.0;
+        self.square[element] = 0.0;
+    }
+}
+
+/// How the learning rate runs, and how large a gradient may be.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Schedule {
+    /// Steps of linear growth.
+    pub(super) warmup: u64,
+    /// Steps in all; the rate falls linearly towards zero at the last.
+    pub(super) total: u64,
+    /// Largest norm of all gradients together.
+    pub(super) clip: f32,
+}
+
+impl Schedule {
+    /// Factor of the learning rate at `step`, counted from 0.
+    pub(super) fn factor(&self, step: u64) -> f32 {
+        if step < self.warmup {
+            return (step + 1) as f32 / self.warmup as f32;
+        }
+        let left = self.total.saturating_sub(step) as f32;
+        left / (self.total - self.warmup).max(1) as f32
+    }
+
+    /// One update of every parameter from its gradient, which is cleared. Returns the norm before it was clipped.
+    pub(super) fn step(&self, step: u64, parameters: &mut [&mut Parameter]) -> f32 {
+        let square: f64 = parameters.iter().flat_map(|p| p.gradient.iter()).map(|&g| f64::from(g) * f64::from(g)).sum();
+        let norm = square.sqrt() as f32;
+        let scale = if norm > self.clip { self.clip / norm } else { 1.0 };
+        let factor = self.factor(step);
+        let count = (step + 1).min(i32::MAX as u64) as i32;
+        let (correct1, correct2) = (1.0 - BETA1.powi(count), 1.0 - BETA2.powi(count));
+        for parameter in parameters {
+            parameter.update(scale, factor, correct1, correct2);
+        }
+        norm
+    }
+}
+
+impl Parameter {
+    fn update(&mut self, scale: f32, factor: f32, correct1: f32, correct2: f32) {
+        let rate = self.rate * factor;
+        if self.decay > 0.0 {
+            match &self.anchor {
+                Some(anchor) => self.value.zip_mut_with(anchor, |v, a| *v -= rate * self.decay * (*v - a)),
+                None => self.value.mapv_inplace(|v| v * (1.0 - rate * self.decay)),
+            }
+        }
+        let slices = [&mut self.value, &mut self.gradient, &mut self.mean, &mut self.square]
+            .map(|a| a.as_slice_mut().expect("C order"));
+        let [value, gradient, mean, square] = slices;
+        for (((v, g), m), s) in value.iter_mut().zip(gradient).zip(mean).zip(square) {
+            let g1 = *g * scale;
+            *m = BETA1 * *m + (1.0 - BETA1) * g1;
+            *s = BETA2 * *s + (1.0 - BETA2) * g1 * g1;
+            *v -= rate * (*m / correct1) / ((*s / correct2).sqrt() + EPSILON);
+            *g = 0.0;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_rate_grows_then_falls_to_zero() {
+        let schedule = Schedule { warmup: 4, total: 12, clip: 1.0 };
+        let factors: Vec<f32> = (0..13).map(|s| schedule.factor(s)).collect();
+        assert_eq!(factors[..5], [0.25, 0.5, 0.75, 1.0, 1.0]);
+        assert!(factors[4..].is_sorted_by(|a, b| a > b) && factors[12] == 0.0);
+    }
+
+    #[test]
+    fn finds_the_minimum_of_a_quadratic_and_clears_gradients() {
+        let mut p = Parameter::new(Array2::from_elem((1, 2), 3.0), 0.1);
+        let schedule = Schedule { warmup: 1, total: 400, clip: 1.0 };
+        for step in 0..400 {
+            p.gradient = p.value.mapv(|v| 2.0 * (v - 1.0));
+            schedule.step(step, &mut [&mut p]);
+            assert!(p.gradient.iter().all(|&g| g == 0.0));
+        }
+        assert!(p.value.iter().all(|v| (v - 1.0).abs() < 1e-2), "{}", p.value);
+    }
+
+    #[test]
+    fn the_first_step_has_the_length_of_the_rate_and_the_norm_is_that_of_the_gradient() {
+        let mut p = Parameter::new(Array2::zeros((1, 2)), 0.5);
+        p.gradient = ndarray::arr2(&[[30.0, -40.0]]);
+        let norm = Schedule { warmup: 1, total: 10, clip: 1.0 }.step(0, &mut [&mut p]);
+        assert!((norm - 50.0).abs() < 1e-4);
+        assert!((p.value[[0, 0]] + 0.5).abs() < 1e-4 && (p.value[[0, 1]] - 0.5).abs() < 1e-4);
+    }
+
+    #[test]
+    fn decay_pulls_towards_the_anchor() {
+        let mut p = Parameter::new(Array2::from_elem((1, 1), 2.0), 0.5);
+        (p.decay, p.anchor) = (0.1, Some(Array2::ones((1, 1))));
+        Schedule { warmup: 1, total: 10, clip: 1.0 }.step(0, &mut [&mut p]);
+        assert!((p.value[[0, 0]] - 1.95).abs() < 1e-6);
+    }
+}
