@@ -86,6 +86,7 @@ impl Head {
             return Err(Error::params("head", "it has no dimensions"));
         }
         let mut finite = self.linear.iter().all(|v| v.is_finite());
+        let mut ordered = self.linear.is_standard_layout();
         if let Some(Residual { inner, bias, outer }) = &self.residual {
             let hidden = bias.len();
             if inner.dim() != (hidden, input) || outer.dim() != (out, hidden) {
@@ -93,8 +94,13 @@ impl Head {
                 return Err(Error::params("head", shapes));
             }
             finite &= inner.iter().chain(bias).chain(outer).all(|v| v.is_finite());
+            ordered &= inner.is_standard_layout() && outer.is_standard_layout();
         }
-        if finite { Ok(()) } else { Err(Error::params("head", "a value in it is not finite")) }
+        match (finite, ordered) {
+            (true, true) => Ok(()),
+            (false, _) => Err(Error::params("head", "a value in it is not finite")),
+            (_, false) => Err(Error::params("head", "a matrix of it is not in C order; copy it row by row")),
+        }
     }
 
     /// Maps one vector (input_dim values) into `out` (output_dim values afterwards).
@@ -148,18 +154,33 @@ impl Head {
 }
 
 impl Heads {
-    /// The heads that are there.
+    /// Names of the heads, in the order of the fields.
+    pub const NAMES: [&'static str; 4] = ["code_query", "code_document", "dense_query", "dense_document"];
+
+    /// The heads that are there, in the order of the fields.
     pub fn all(&self) -> impl Iterator<Item = &Head> {
-        [&self.code_query, &self.code_document, &self.dense_query, &self.dense_document].into_iter().flatten()
+        self.named().map(|(_, head)| head)
+    }
+
+    /// The heads that are there, with the names of their fields.
+    pub fn named(&self) -> impl Iterator<Item = (&'static str, &Head)> {
+        let places = [&self.code_query, &self.code_document, &self.dense_query, &self.dense_document];
+        Self::NAMES.into_iter().zip(places).filter_map(|(name, head)| Some((name, head.as_ref()?)))
+    }
+
+    /// Whether no grain has a head.
+    pub fn is_empty(&self) -> bool {
+        self.all().next().is_none()
     }
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::sample::Rng;
 
-    fn random_head(input: usize, hidden: Option<usize>, output: usize, seed: u64) -> Head {
+    /// A head of random values; with a residual, it normalises.
+    pub(crate) fn random_head(input: usize, hidden: Option<usize>, output: usize, seed: u64) -> Head {
         let mut rng = Rng::new(seed);
         let mut normal = |rows, cols| Array2::from_shape_fn((rows, cols), |_| rng.normal());
         let linear = normal(output, input);
@@ -203,5 +224,8 @@ mod tests {
         let mut head = random_head(7, None, 3, 1);
         head.linear[[0, 0]] = f32::INFINITY;
         assert!(head.check().unwrap_err().to_string().contains("not finite"));
+        let mut head = random_head(7, None, 7, 1);
+        head.linear = head.linear.reversed_axes();
+        assert!(head.check().unwrap_err().to_string().contains("C order"));
     }
 }

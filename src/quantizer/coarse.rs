@@ -143,6 +143,14 @@ impl Coarse {
         })
     }
 
+    /// What the scores of the rows of `list` start from: `<q, o>`, or `-|q - o|^2` under L2.
+    pub(super) fn base(&self, kernels: &Kernels, query: &[f32], list: ListId) -> f32 {
+        match self.metric {
+            Metric::L2 => -(kernels.l2_f32)(query, self.centroid(list)),
+            Metric::Ip | Metric::Cosine => (kernels.dot_f32)(query, self.centroid(list)),
+        }
+    }
+
     /// Leaves the keys of the `shortlist` best lists by int8 products at the front of `scratch.keys`.
     fn rank_int8(&self, kernels: &Kernels, query: &[f32], shortlist: usize, scratch: &mut ProbeScratch) {
         let ProbeScratch { query: query8, products, keys, .. } = scratch;

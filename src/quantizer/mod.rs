@@ -14,11 +14,20 @@
 //! of the last part is `2 |e|^2`. The plain estimate is therefore too far by `|e|^2` on average, and much more for badly
 //! coded rows than for well coded ones; the builder knows `|e|^2` of each row and adds it back.
 //!
-//! [`Quantizer`] holds all that training makes: the coarse quantizer, the rotation, the codebooks. [`QueryTables`] is
-//! the query's side: u8 score tables with one step for all subspaces.
+//! [`Quantizer`] holds all that training makes: the coarse quantizer, the rotation, the codebooks, and where they were
+//! learned, heads ([`crate::heads`]) and a router. [`QueryTables`] is the query's side: u8 score tables with one step for
+//! all subspaces.
+//!
+//! # Three dimensions
+//! ```text
+//! what callers send, dim --code heads---> code_dim:  lists and codes; everything above happens here
+//!                        --dense heads--> dense_dim: what is stored on SSD and verified
+//! ```
+//! Without heads all three are the same.
 
 mod coarse;
 mod file;
+mod learned;
 mod product;
 mod tables;
 
@@ -29,9 +38,11 @@ pub use tables::{ListScale, QueryTables};
 use ndarray::{Array2, ArrayView2, ArrayViewMut2, Axis, Zip};
 
 use crate::error::{Error, Result};
+use crate::heads::{Head, Heads};
 use crate::linalg::{norm2, product_nt};
 use crate::simd::Kernels;
 use crate::types::{ListId, Metric};
+use learned::Router;
 
 /// All that turns vectors into lists and codes.
 #[derive(Debug, Clone)]
@@ -41,6 +52,8 @@ pub struct Quantizer {
     /// `d x d`, orthogonal; residuals `r` are coded as `R r`. None: the identity.
     rotation: Option<Array2<f32>>,
     product: Product,
+    heads: Heads,
+    router: Option<Router>,
 }
 
 /// The codes of a block of documents.
@@ -53,14 +66,35 @@ pub struct Encoded {
 }
 
 impl Quantizer {
-    /// Puts the trained parts together; `centroids` are L x d, `rotation` d x d.
+    /// Puts the trained parts together; `centroids` are L x d, `rotation` d x d. No heads, no router.
     pub fn new(metric: Metric, centroids: Array2<f32>, rotation: Option<Array2<f32>>, product: Product) -> Quantizer {
-        Quantizer { metric, coarse: Coarse::new(centroids, metric), rotation, product }
+        let coarse = Coarse::new(centroids, metric);
+        Quantizer { metric, coarse, rotation, product, heads: Heads::default(), router: None }
     }
 
-    /// Dimension of the vectors.
+    /// Dimension of the vectors that callers have: queries as they are sent, documents as they are indexed.
     pub fn dim(&self) -> usize {
+        self.heads.all().next().map_or(self.code_dim(), Head::input_dim)
+    }
+
+    /// Dimension of centroids and of what is coded: that of the vectors after the code heads.
+    pub fn code_dim(&self) -> usize {
         self.coarse.centroids().ncols()
+    }
+
+    /// Dimension of the stored dense vectors: that of the vectors after the dense heads.
+    pub fn dense_dim(&self) -> usize {
+        self.heads.dense_document.as_ref().map_or(self.dim(), Head::output_dim)
+    }
+
+    /// The trained maps of queries and documents.
+    pub fn heads(&self) -> &Heads {
+        &self.heads
+    }
+
+    /// The matrix that chooses lists in place of the centroids, L x code_dim, if there is one.
+    pub fn router(&self) -> Option<ArrayView2<'_, f32>> {
+        self.router.as_ref().map(Router::matrix)
     }
 
     /// How queries and documents are compared.
@@ -91,15 +125,22 @@ impl Quantizer {
     /// Bytes in memory.
     pub fn memory_bytes(&self) -> usize {
         self.coarse.memory_bytes()
+            + self.learned_bytes()
             + (self.rotation.as_ref().map_or(0, Array2::len) + self.product.codewords().len()) * 4
     }
 
-    /// Refuses vectors of another dimension, naming both.
+    /// Bytes in memory of heads and router.
+    pub fn learned_bytes(&self) -> usize {
+        self.heads.all().map(Head::memory_bytes).sum::<usize>() + self.router.as_ref().map_or(0, Router::memory_bytes)
+    }
+
+    /// Refuses vectors of another dimension than callers should have, naming both.
     pub fn check_dim(&self, found: usize) -> Result<()> {
         if found == self.dim() { Ok(()) } else { Err(Error::mismatch("vector dimension", self.dim(), found)) }
     }
 
-    /// Encodes documents (n x d, normalised under cosine) that belong to `lists`.
+    /// Encodes documents (n x code_dim: what the code head made of them, or normalised under cosine) that belong to
+    /// `lists`.
     pub fn encode(&self, kernels: &Kernels, x: ArrayView2<'_, f32>, lists: &[ListId]) -> Encoded {
         let bytes = self.product.shape().bytes;
         let mut residuals = x.to_owned();
@@ -130,7 +171,7 @@ impl Quantizer {
     /// The row terms `|e|^2 - |c|^2 - 2 <R o, c>`; `R o` is the rotated vector minus the rotated residual.
     fn terms(&self, x: ArrayView2<'_, f32>, residuals: ArrayView2<'_, f32>, codes: &[u8]) -> Vec<f32> {
         let rotated = self.rotate(x.to_owned());
-        let mut decoded = vec![0f32; self.dim()];
+        let mut decoded = vec![0f32; self.code_dim()];
         let rows = rotated.axis_iter(Axis(0)).zip(residuals.axis_iter(Axis(0)));
         rows.zip(codes.chunks(self.product.shape().bytes))
             .map(|((x, residual), code)| {
@@ -146,7 +187,7 @@ impl Quantizer {
             .collect()
     }
 
-    /// Reconstructs rows from their codes, in the original space: `o + R' c`. For measuring errors.
+    /// Reconstructs rows (n x code_dim) from their codes, in the space of the centroids: `o + R' c`. For measuring errors.
     pub fn decode(&self, codes: &[u8], lists: &[ListId], mut out: ArrayViewMut2<'_, f32>) {
         let bytes = self.product.shape().bytes;
         let mut decoded = Array2::zeros(out.dim());
