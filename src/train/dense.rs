@@ -12,7 +12,7 @@ use super::examples::{Example, Examples, select};
 use super::head::{self, TrainedHead};
 use super::locality::{Candidates, Sampler, Sampling, Triple};
 use super::loss::{MASKED, info_nce};
-use super::optimiser::Schedule;
+use super::optimiser::{Schedule, check_divergence};
 use super::validate::{ranks, recall_at};
 use super::Watch;
 use crate::error::{Error, Result};
@@ -341,15 +341,6 @@ fn mask_strangers(batch: &mut Batch, rows: usize) {
     for row in 0..rows {
         batch.masked.extend((0..batch.columns.len()).filter(|&c| owner(c) != row).map(|c| (row, c)));
     }
-}
-
-fn check_divergence(step: u64, loss: f32, norm: f32, columns: usize) -> Result<()> {
-    let guessing = (columns as f32).ln();
-    if !loss.is_finite() || !norm.is_finite() || (step > 20 && loss > 3.0 * guessing + 3.0) {
-        let reason = format!("the loss is {loss} where guessing has {guessing:.2}, and the gradient's norm is {norm}");
-        return Err(Error::Diverged { step, reason });
-    }
-    Ok(())
 }
 
 /// Held-out queries and how they are judged.

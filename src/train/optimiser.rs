@@ -2,10 +2,15 @@
 
 use ndarray::Array2;
 
+use crate::error::{Error, Result};
+
 const BETA1: f32 = 0.9;
 const BETA2: f32 = 0.999;
 /// Far below any gradient that matters here: unit vectors and mean losses give elements of about 1e-5.
 const EPSILON: f32 = 1e-10;
+
+/// A loss may be high for this many steps: the start of training is bumpy.
+const PATIENT_STEPS: u64 = 20;
 
 /// A matrix that is trained, with its gradient and Adam's running moments.
 #[derive(Debug, Clone)]
@@ -72,6 +77,19 @@ impl Schedule {
     }
 }
 
+/// Refuses a loss that is not finite, or so far above that of guessing among `columns` that it never comes back.
+pub(super) fn check_divergence(step: u64, loss: f32, norm: f32, columns: usize) -> Result<()> {
+    let guessing = (columns as f32).ln();
+    if loss.is_finite() && norm.is_finite() && (step < PATIENT_STEPS || loss < 3.0 * guessing + 3.0) {
+        return Ok(());
+    }
+    Err(Error::Diverged {
+        step,
+        reason: format!("the loss is {loss} where guessing has {guessing:.2}, the norm of the gradient {norm}"),
+        remedy: "lower the learning rate or raise the temperature".into(),
+    })
+}
+
 impl Parameter {
     fn update(&mut self, scale: f32, factor: f32, correct1: f32, correct2: f32) {
         let rate = self.rate * factor;
@@ -125,6 +143,15 @@ mod tests {
         let norm = Schedule { warmup: 1, total: 10, clip: 1.0 }.step(0, &mut [&mut p]);
         assert!((norm - 50.0).abs() < 1e-4);
         assert!((p.value[[0, 0]] + 0.5).abs() < 1e-4 && (p.value[[0, 1]] - 0.5).abs() < 1e-4);
+    }
+
+    #[test]
+    fn losses_that_never_come_back_are_refused() {
+        assert!(check_divergence(100, 8.0, 1.0, 1000).is_ok() && check_divergence(3, 90.0, 1.0, 1000).is_ok());
+        for (loss, norm) in [(f32::NAN, 1.0), (1.0, f32::INFINITY), (90.0, 1.0)] {
+            let message = check_divergence(100, loss, norm, 1000).unwrap_err().to_string();
+            assert!(message.contains("step 100") && message.contains("lower the learning rate"), "{message}");
+        }
     }
 
     #[test]

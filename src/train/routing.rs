@@ -12,7 +12,7 @@ use ndarray::{Array2, ArrayView2};
 use super::Watch;
 use super::examples::select;
 use super::loss::{list_net, softmax_rows};
-use super::optimiser::{Parameter, Schedule};
+use super::optimiser::{Parameter, Schedule, check_divergence};
 use crate::error::{Error, Result};
 use crate::linalg::blocked;
 use crate::sample::Rng;
@@ -85,9 +85,7 @@ pub fn train_router(
             let (loss, gradient) = loss_and_gradient(&w.value, train, rows, settings.temperature);
             w.gradient = gradient;
             let norm = schedule.step(step, &mut [&mut w]);
-            if !loss.is_finite() || !norm.is_finite() {
-                return Err(Error::Diverged { step, reason: format!("the loss of routing is {loss}") });
-            }
+            check_divergence(step, loss, norm, centroids.nrows())?;
             step += 1;
             watch.advance(1);
         }

@@ -39,7 +39,7 @@ use std::time::Instant;
 use super::examples::{Examples, select};
 use super::head::{self, TrainedHead};
 use super::nearest::nearest;
-use super::optimiser::{Parameter, Schedule};
+use super::optimiser::{Parameter, Schedule, check_divergence};
 use super::soft::SoftCodes;
 use super::validate::{ranks, recall_at};
 use super::{QuantizerSpec, Watch, train_quantizer};
@@ -279,7 +279,7 @@ impl<'a> Trainer<'a> {
                 Inputs { queries: &self.queries, documents: &self.documents, lists: &lists, teacher };
             let loss = self.model.step(&inputs, &batch, &mut used);
             let norm = schedule.step(self.step, &mut self.model.parameters());
-            self.check_divergence(loss, norm, batch.columns.len())?;
+            check_divergence(self.step, loss, norm, batch.columns.len())?;
             self.flops += self.model.flops(&batch);
             self.busy += began.elapsed().as_secs_f64();
             self.step += 1;
@@ -289,17 +289,6 @@ impl<'a> Trainer<'a> {
         }
         self.reseeded += self.reseed(&used, &lists, &mut rng);
         Ok((sum / f64::from(steps.max(1))) as f32)
-    }
-
-    /// A loss that is not finite, or far above that of guessing, never comes back.
-    fn check_divergence(&self, loss: f32, norm: f32, columns: usize) -> Result<()> {
-        let guessing = (columns as f32).ln();
-        let lost = !loss.is_finite() || !norm.is_finite();
-        if lost || (self.step > 20 && loss > 3.0 * guessing + 3.0) {
-            let reason = format!("the loss is {loss} where guessing has {guessing:.2}, and the gradient's norm is {norm}");
-            return Err(Error::Diverged { step: self.step, reason });
-        }
-        Ok(())
     }
 
     /// Moves codewords that nothing chose. The last epoch's rate is zero at its end, so moving still harms nothing.
