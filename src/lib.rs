@@ -21,7 +21,7 @@
 //! | [`vfs`] | the one seam to files, with implementations that fail and crash on purpose |
 //! | [`mod@format`] | the one envelope of every index file |
 //! | [`sample`] | seeded randomness, on which index bytes depend |
-//! | [`dataset`] | other people's files: npy, fbin, fvecs, parquet, IDX, keys, qrels |
+//! | [`dataset`] | other people's files: npy, fbin, fvecs, parquet, IDX, keys, qrels, pairs and their split |
 //! | [`topk`], [`linalg`] | best-k as sortable integers; matrix helpers |
 //! | [`heads`] | small trained maps over the vectors of a frozen encoder |
 //! | [`quantizer`] | centroids, rotation, codebooks; a query's score tables |

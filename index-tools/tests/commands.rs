@@ -140,3 +140,37 @@ fn a_signal_stops_a_build_cleanly() {
     assert_ends(&output, 1, "stopped by a signal");
     assert!(!folder.path().join("index/.build").exists() && !folder.path().join("index/manifest.json").exists());
 }
+
+fn split(dir: &Path, more: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_split-pairs"));
+    command.current_dir(dir).args(["--pairs", "pairs.tsv", "--output", "split"]).args(more).output().unwrap()
+}
+
+#[test]
+fn pairs_are_split_along_their_groups() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str, text: String| std::fs::write(folder.path().join(name), text).unwrap();
+    file("pairs.tsv", (0..400).map(|row| format!("{row}\t{row}\n")).collect());
+    file("groups.txt", (0..400).map(|row| format!("{}\n", row / 2)).collect());
+    let groups = ["--document-groups", "groups.txt"];
+    let result = json(&split(folder.path(), &[&groups[..], &["--json", "--seed", "4"]].concat()));
+    assert_eq!((&result["components"], &result["largest_component"]), (&200.into(), &2.into()));
+    assert_eq!([&result["train"], &result["valid"], &result["test"]], [320, 20, 60]);
+    let test = std::fs::read_to_string(folder.path().join("split/test.pairs.tsv")).unwrap();
+    let rows: Vec<u64> = test.lines().map(|line| line.split('\t').next().unwrap().parse().unwrap()).collect();
+    assert!(rows.len() == 60 && rows.iter().all(|row| rows.contains(&(row ^ 1))), "{rows:?}");
+    let text = String::from_utf8(split(folder.path(), &groups).stdout).unwrap();
+    assert!(text.contains("200 components") && text.contains("320  80.00 %"), "{text}");
+
+    file("large.txt", (0..400).map(|row| if row < 50 { "a\n" } else { "\n" }).collect());
+    let output = split(folder.path(), &["--query-groups", "large.txt"]);
+    assert_ends(&output, 0, "one component has 50 of 400 pairs");
+    assert_ends(&split(folder.path(), &["--test", "1.5"]), 2, "1.5");
+    assert_ends(&split(folder.path(), &["--valid", "0.9", "--test", "0.2"]), 2, "nothing to train on");
+    file("short.txt", "a\nb\n".into());
+    assert_ends(&split(folder.path(), &["--query-groups", "short.txt"]), 1, "query row 399");
+    file("pairs.tsv", "0\t1\n0 1 2 3\n".into());
+    assert_ends(&split(folder.path(), &[]), 1, "pairs.tsv: line 2");
+    file("pairs.tsv", "0\t1\n0\t2\n".into());
+    assert_ends(&split(folder.path(), &[]), 1, "--test");
+}

@@ -1,4 +1,4 @@
-//! Other people's files: vectors, ground truth, keys, fields.
+//! Other people's files: vectors, ground truth, keys, fields, training pairs.
 //!
 //! The easy version of a vector file is an array in memory. The departures from it:
 //!
@@ -29,9 +29,11 @@ mod judgements;
 mod keys;
 mod lines;
 mod npy;
+mod pairs;
 #[cfg(feature = "parquet")]
 mod parquet;
 mod scalar;
+pub mod split;
 pub mod synthetic;
 #[cfg(test)]
 mod tests;
@@ -41,6 +43,7 @@ pub use fields::FieldFile;
 pub use judgements::{Judgement, Truth, read_qrels};
 pub use keys::KeyFile;
 pub use npy::parse_npy;
+pub use pairs::{Pair, read_pairs};
 pub use scalar::Scalar;
 pub use write::VectorWriter;
 

@@ -2,6 +2,7 @@
 
 mod flat;
 mod formats;
+mod pairs;
 #[cfg(feature = "parquet")]
 mod parquet;
 mod text;
