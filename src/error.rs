@@ -67,6 +67,16 @@ pub enum Error {
         /// What is wrong and what would be right.
         reason: String,
     },
+    /// Training has left the finite numbers, or the neighbourhood of anything useful.
+    #[error("training diverged at step {step}: {reason}; {remedy}")]
+    Diverged {
+        /// The step at which it was noticed, from 0.
+        step: u64,
+        /// The loss, or what else shows it.
+        reason: String,
+        /// What to change.
+        remedy: String,
+    },
     /// Too much work is queued; try again later.
     #[error("overloaded: {0} requests are waiting; retry later")]
     Overloaded(usize),
@@ -97,8 +107,24 @@ impl Error {
         Error::InvalidInput { path: path.as_ref().to_path_buf(), place: place.into(), reason: reason.into() }
     }
 
+    /// An [`Error::Diverged`] that shows in the loss.
+    pub fn diverged(step: u64, loss: f32) -> Error {
+        Error::Diverged { step, reason: format!("the loss is {loss}"), remedy: "lower the learning rate".into() }
+    }
+
     /// An [`Error::Mismatch`].
     pub fn mismatch(what: impl Into<String>, expected: impl ToString, found: impl ToString) -> Error {
         Error::Mismatch { what: what.into(), expected: expected.to_string(), found: found.to_string() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn divergence_names_the_step_the_loss_and_the_remedy() {
+        let message = Error::diverged(17, f32::NAN).to_string();
+        assert_eq!(message, "training diverged at step 17: the loss is NaN; lower the learning rate");
     }
 }

@@ -142,6 +142,10 @@ impl From<Error> for Problem {
                 tracing::error!(error = text, "a file of the server cannot be used");
                 internal("internal_error", "a file of the server cannot be used")
             }
+            Error::Diverged { .. } => {
+                tracing::error!(error = text, "training inside the server");
+                internal("internal_error", "the request failed inside the server")
+            }
             Error::Unsupported { .. } => Problem::new(unprocessable, "unsupported", text, "see the detail"),
             Error::Mismatch { .. } => Problem::new(unprocessable, "mismatch", text, "send what is expected"),
             Error::InvalidParams { .. } => Problem::new(unprocessable, "invalid_params", text, "see the detail"),
