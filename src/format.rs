@@ -46,7 +46,7 @@ const BUFFER: usize = 1 << 20;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Kind {
-    /// Centroids, rotation, codebooks.
+    /// Centroids, rotation, codebooks, heads, router.
     Quantizer,
     /// Inverted lists.
     Codes,

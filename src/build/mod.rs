@@ -2,12 +2,15 @@
 //!
 //! The easy version reads all vectors, trains, sorts them by list and writes. The input may be several times larger than
 //! memory, so:
-//! 1. **Train** on a sample ([`crate::train`]), or take a trained quantizer.
+//! 1. **Train** on a sample ([`crate::train`]), or take a trained quantizer, perhaps with heads and a router.
 //! 2. **Assign** (first pass): read the input in chunks, note the list of every row in a temporary file, count.
 //! 3. **Encode** (second pass): now that the size of each list is known, cut the lists into buckets that fit memory; read
 //!    the input again, encode every row, append its code and its finished dense record to the file of its bucket.
 //! 4. **Write**: read one bucket at a time, put its rows in list order, append them to the files of the index.
 //! 5. **Commit**: everything lies in a folder of its own and is synced; then the manifest is renamed into place.
+//!
+//! Document heads are applied here, once and for all: the code head to what is assigned and encoded, the dense head to
+//! what is stored. A block of rows is mapped where it is needed; nothing mapped is kept beside the records.
 //!
 //! Until that rename the directory holds the old version (or none), after it the new one. Leftovers of a killed build
 //! are removed by the next. The same input, seed and parameters make the same bytes at any number of threads.
@@ -75,7 +78,7 @@ pub fn build_on(vfs: &dyn Vfs, spec: &BuildSpec, watch: &dyn Watch) -> Result<Bu
         index_id,
         shape: plan.shape(),
         terms: quantizer.has_terms(),
-        layout: RecordLayout::new(spec.dense, plan.dim),
+        layout: RecordLayout::new(spec.dense, plan.dense_dim),
         has_fields: spec.attributes.is_some(),
         watch: &timer,
         key_budget: plan.bucket_bytes,
@@ -89,10 +92,13 @@ pub fn build_on(vfs: &dyn Vfs, spec: &BuildSpec, watch: &dyn Watch) -> Result<Bu
         folder: commit.folder_name(&index_id)?,
         rows: assigned.rows(),
         dim: plan.dim,
+        dense_dim: plan.dense_dim,
         metric: spec.metric,
         lists: plan.lists,
         code_bits: plan.code_bits,
         code_bytes: plan.code_bytes,
+        heads: plan.heads.clone(),
+        router: plan.router,
         dense: spec.dense,
         default_nprobe: plan.default_nprobe(),
         build: Provenance {
@@ -124,14 +130,7 @@ fn plan_for(spec: &BuildSpec, file: &VectorFile) -> Result<(Plan, Option<Quantiz
         let what = format!("metric of {}", path.display());
         return Err(Error::mismatch(what, spec.metric, quantizer.metric()));
     }
-    let shape = quantizer.product().shape();
-    let spec = BuildSpec {
-        code_bits: shape.bits,
-        code_bytes: Some(shape.bytes),
-        opq: Some(quantizer.rotation().is_some()),
-        ..spec.clone()
-    };
-    Ok((Plan::for_quantizer(&spec, file.rows(), file.dim(), quantizer.coarse().lists())?, Some(quantizer)))
+    Ok((Plan::for_quantizer(spec, file.rows(), &quantizer)?, Some(quantizer)))
 }
 
 /// Trains on a sample; also returns how many rows lists and codes were trained on.
@@ -182,6 +181,9 @@ fn report(
         rows: manifest.rows,
         skipped_rows: assigned.skipped,
         dim: manifest.dim,
+        dense_dim: manifest.dense_dim,
+        heads: manifest.heads.clone(),
+        router: manifest.router,
         lists: manifest.lists,
         largest_list: assigned.counts.iter().copied().max().unwrap_or(0),
         code_bits: manifest.code_bits,

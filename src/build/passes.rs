@@ -1,5 +1,6 @@
 //! The two passes over the input: which list each row belongs to; then its code, its record and its place in the shuffle.
 
+use ndarray::{ArrayView1, ArrayView2, CowArray, Ix2};
 use rayon::prelude::*;
 use std::path::Path;
 
@@ -10,6 +11,8 @@ use super::spill::{Spill, SpillReader};
 use crate::dataset::VectorFile;
 use crate::dense::RecordLayout;
 use crate::error::{Error, Result};
+use crate::heads::Head;
+use crate::linalg::norm2;
 use crate::quantizer::Quantizer;
 use crate::simd::Kernels;
 use crate::train::Watch;
@@ -18,8 +21,11 @@ use crate::vfs::Vfs;
 
 /// The list of a row that was left out.
 const SKIPPED: ListId = ListId::MAX;
-/// Rows of a unit of parallel work.
-const BLOCK: usize = 256;
+/// Rows of a unit of parallel work. Chunks are whole blocks, so that what is computed together, and with it every
+/// rounding, does not depend on the size of chunks.
+pub(super) const BLOCK: usize = 256;
+/// The largest norm that a head may give a row: beyond it, scores would overflow.
+const MAX_NORM: f32 = 1e15;
 /// Name of the file that holds each row's list between the passes.
 const LISTS_FILE: &str = "lists";
 
@@ -66,9 +72,14 @@ impl Passes<'_> {
             prepare(self.spec, chunk, dim, &mut good)?;
             lists.clear();
             lists.resize(good.len(), SKIPPED);
-            lists.par_chunks_mut(BLOCK).zip(chunk.vectors.par_chunks_mut(BLOCK * dim)).for_each(|(lists, rows)| {
-                self.quantizer.coarse().assign(as_matrix(rows, dim).view(), lists);
-            });
+            let head = self.quantizer.heads().code_document.as_ref();
+            let blocks = lists.par_chunks_mut(BLOCK).zip(chunk.vectors.par_chunks_mut(BLOCK * dim)).enumerate();
+            blocks.try_for_each(|(block, (lists, rows))| {
+                let rows = as_matrix(rows, dim);
+                let rows = self.mapped(head, rows.view(), chunk.first + (block * BLOCK) as u64)?;
+                self.quantizer.coarse().assign(rows.view(), lists);
+                Ok::<(), Error>(())
+            })?;
             for (list, &good) in lists.iter_mut().zip(&good) {
                 if good {
                     assigned.counts[*list as usize] += 1;
@@ -118,6 +129,21 @@ impl Passes<'_> {
         Ok((spill.finish()?, companions.hash()))
     }
 
+    /// What a document head makes of rows (the rows themselves without one), the first of which is `first` of the input.
+    fn mapped<'a>(&self, head: Option<&Head>, rows: ArrayView2<'a, f32>, first: u64) -> Result<CowArray<'a, f32, Ix2>> {
+        let Some(head) = head else { return Ok(rows.into()) };
+        let mapped = head.apply_rows(rows);
+        let norm = |row: ArrayView1<'_, f32>| norm2(row.as_slice().expect("C order")).sqrt();
+        match mapped.rows().into_iter().map(norm).position(|norm| !(0.0..=MAX_NORM).contains(&norm)) {
+            None => Ok(mapped.into()),
+            Some(at) => Err(Error::input(
+                &self.spec.input,
+                format!("row {}", first + at as u64),
+                format!("a head of the quantizer maps it beyond {MAX_NORM:e}; scale the vectors down, or train again"),
+            )),
+        }
+    }
+
     /// The fixed parts of a chunk's spill records.
     fn encode_chunk(
         &self,
@@ -129,15 +155,20 @@ impl Passes<'_> {
     ) -> Result<()> {
         let dim = self.plan.dim;
         out.resize(lists.len() * format.fixed, 0);
+        let (first, heads) = (chunk.first, self.quantizer.heads());
         let blocks = out.par_chunks_mut(BLOCK * format.fixed).zip(chunk.vectors.par_chunks_mut(BLOCK * dim));
-        blocks.zip(lists.par_chunks(BLOCK).zip(keys.par_chunks(BLOCK))).try_for_each(|((out, rows), (lists, keys))| {
+        let companions = lists.par_chunks(BLOCK).zip(keys.par_chunks(BLOCK));
+        blocks.zip(companions).enumerate().try_for_each(|(block, ((out, rows), (lists, keys)))| {
+            let (rows, first) = (as_matrix(rows, dim), first + (block * BLOCK) as u64);
+            let coded = self.mapped(heads.code_document.as_ref(), rows.view(), first)?;
+            let dense = self.mapped(heads.dense_document.as_ref(), rows.view(), first)?;
             // Rows that are left out are zeros; any list will do for them.
             let lists: Vec<ListId> = lists.iter().map(|&l| if l == SKIPPED { 0 } else { l }).collect();
-            let encoded = self.quantizer.encode(Kernels::detect(), as_matrix(rows, dim).view(), &lists);
-            for (i, out) in out.chunks_mut(format.fixed).enumerate() {
+            let encoded = self.quantizer.encode(Kernels::detect(), coded.view(), &lists);
+            for ((i, out), dense) in out.chunks_mut(format.fixed).enumerate().zip(dense.rows()) {
                 let term = encoded.terms.get(i).copied().unwrap_or(0.0);
                 let code = &encoded.codes[i * format.code..][..format.code];
-                format.write(lists[i], term, code, &rows[i * dim..][..dim], keys[i], out)?;
+                format.write(lists[i], term, code, dense.as_slice().expect("C order"), keys[i], out)?;
             }
             Ok(())
         })
@@ -164,7 +195,7 @@ pub(super) struct SpillRow<'a> {
 
 impl SpillFormat {
     pub(super) fn new(spec: &BuildSpec, plan: &Plan) -> SpillFormat {
-        let layout = RecordLayout::new(spec.dense, plan.dim);
+        let layout = RecordLayout::new(spec.dense, plan.dense_dim);
         SpillFormat { code: plan.code_bytes, fixed: 8 + plan.code_bytes + layout.stride(), layout }
     }
 

@@ -13,11 +13,13 @@ use rayon::prelude::*;
 use serde::Serialize;
 use std::time::Instant;
 
+use super::passes::BLOCK;
 use super::spec::BuildSpec;
 use crate::dense::RecordLayout;
 use crate::error::{Error, Result};
+use crate::heads::{Head, Heads};
 use crate::linalg::product_nt;
-use crate::quantizer::CodeShape;
+use crate::quantizer::{CodeShape, Quantizer};
 use crate::simd::CodeBits;
 use crate::types::{MAX_ROWS, Metric};
 
@@ -44,8 +46,16 @@ const DISK_RATE: f64 = 500e6;
 pub struct Plan {
     /// Rows of the input.
     pub rows: u64,
-    /// Dimension.
+    /// Dimension of the input.
     pub dim: usize,
+    /// Dimension of what is coded; another one than that of the input where a given quantizer has code heads.
+    pub code_dim: usize,
+    /// Dimension of the stored dense vectors; another one where it has dense heads.
+    pub dense_dim: usize,
+    /// Names of the given quantizer's heads.
+    pub heads: Vec<String>,
+    /// Whether the given quantizer has a router.
+    pub router: bool,
     /// Number of lists.
     pub lists: usize,
     /// Bits of a code.
@@ -74,6 +84,47 @@ pub struct Plan {
     pub operations: f64,
 }
 
+/// Dimensions of the vectors of a build.
+#[derive(Clone, Copy)]
+struct Dims {
+    input: usize,
+    code: usize,
+    dense: usize,
+}
+
+impl Dims {
+    fn widest(self) -> usize {
+        self.input.max(self.code).max(self.dense)
+    }
+}
+
+/// What heads and router of a given quantizer cost.
+#[derive(Default)]
+struct Learned {
+    /// Their bytes in memory.
+    bytes: u64,
+    /// Bytes that the document heads take for a block of rows.
+    block_bytes: u64,
+    /// Floating-point operations a row.
+    operations: f64,
+}
+
+impl Learned {
+    fn of(quantizer: &Quantizer) -> Learned {
+        let Heads { code_document, dense_document, .. } = quantizer.heads();
+        // An output, what the residual adds to it, and its hidden units.
+        let values = |head: &Head| 2 * head.output_dim() + head.residual.as_ref().map_or(0, |r| r.bias.len());
+        let block: usize = [code_document, dense_document].into_iter().flatten().map(values).sum();
+        // Code heads are applied by both passes; a value of a head is a multiplication and an addition.
+        let applied = [code_document, code_document, dense_document].into_iter().flatten();
+        Learned {
+            bytes: quantizer.learned_bytes() as u64,
+            block_bytes: (block * BLOCK * 4) as u64,
+            operations: applied.map(|head| head.memory_bytes() as f64 / 2.0).sum(),
+        }
+    }
+}
+
 /// About twice the square root of the rows, in steps that people recognise: powers of two.
 fn auto_lists(rows: u64) -> usize {
     let target = 2.0 * (rows as f64).sqrt();
@@ -90,27 +141,39 @@ impl Plan {
     /// Plans the build of `rows` x `dim` vectors, or says how much memory it would need.
     pub fn new(spec: &BuildSpec, rows: u64, dim: usize) -> Result<Plan> {
         let lists = checked_lists(spec, rows)?;
-        Plan::with_lists(spec, rows, dim, lists)
+        Plan::with_lists(spec, rows, Dims { input: dim, code: dim, dense: dim }, lists, &Learned::default())
     }
 
-    /// Plans a build whose lists are given by a trained quantizer: there may be more of them than rows.
-    pub fn for_quantizer(spec: &BuildSpec, rows: u64, dim: usize, lists: usize) -> Result<Plan> {
-        let plan = Plan::with_lists(spec, rows, dim, lists)?;
-        Ok(Plan { sample_rows: 0, code_rows: 0, ..plan })
+    /// Plans a build whose lists and codes are given by a trained quantizer: there may be more lists than rows.
+    pub fn for_quantizer(spec: &BuildSpec, rows: u64, quantizer: &Quantizer) -> Result<Plan> {
+        let shape = quantizer.product().shape();
+        let spec = BuildSpec {
+            code_bits: shape.bits,
+            code_bytes: Some(shape.bytes),
+            opq: Some(quantizer.rotation().is_some()),
+            ..spec.clone()
+        };
+        let dims = Dims { input: quantizer.dim(), code: quantizer.code_dim(), dense: quantizer.dense_dim() };
+        let plan = Plan::with_lists(&spec, rows, dims, quantizer.coarse().lists(), &Learned::of(quantizer))?;
+        let heads = quantizer.heads().named().map(|(name, _)| name.to_string()).collect();
+        Ok(Plan { sample_rows: 0, code_rows: 0, heads, router: quantizer.router().is_some(), ..plan })
     }
 
-    fn with_lists(spec: &BuildSpec, rows: u64, dim: usize, lists: usize) -> Result<Plan> {
+    fn with_lists(spec: &BuildSpec, rows: u64, dims: Dims, lists: usize, learned: &Learned) -> Result<Plan> {
+        let dim = dims.code;
         if rows > MAX_ROWS {
             let reason = format!("{rows} rows are more than the {MAX_ROWS} one index holds; split the input");
             return Err(Error::params("input", reason));
         }
         let shape = CodeShape::new(spec.code_bits, spec.code_bytes.unwrap_or_else(|| auto_bytes(dim)))?;
         let opq = spec.opq.unwrap_or(dim <= MOST_OPQ_DIM);
-        let row = dim as u64 * 4;
-        let fixed = PROCESS + quantizer_bytes(lists, dim, shape, opq);
+        let row = dims.widest() as u64 * 4;
+        let quantizer = quantizer_bytes(lists, dim, shape, opq) + learned.bytes;
+        let fixed = PROCESS + quantizer;
         let threads = rayon::current_num_threads() as u64;
-        // k-means has old and new centroids beside the quantizer's; every thread that assigns has a tile of scores.
-        let moving = 2 * lists as u64 * row + threads * (1 << 20);
+        // k-means has old and new centroids beside the quantizer's; every thread that assigns has a tile of scores, and
+        // what heads make of a block of rows.
+        let moving = 2 * lists as u64 * dim as u64 * 4 + threads * ((1 << 20) + learned.block_bytes);
         let least = fixed + moving + 4096 * row + (8 << 20);
         if spec.memory_limit < least {
             return Err(Error::params(
@@ -127,20 +190,23 @@ impl Plan {
             (lists as u64 * SAMPLE_PER_LIST).max(LEAST_SAMPLE).min(rows).min(free * 2 / 5 / (row * 5 / 4));
         let code_budget = (free * 2 / 5) as f64 / (row as f64 * CODE_COPIES);
         let code_rows = MOST_CODE_ROWS.min(sample_rows).min(code_budget as u64).max(1);
-        let chunk_rows = (free / 12 / row).clamp(256, MOST_CHUNK_ROWS);
-        let record = RecordLayout::new(spec.dense, dim);
+        let chunk_rows = (free / 12 / row).clamp(BLOCK as u64, MOST_CHUNK_ROWS) / BLOCK as u64 * BLOCK as u64;
+        let record = RecordLayout::new(spec.dense, dims.dense);
         let spill_row = 8 + shape.bytes as u64 + record.stride() as u64;
         let terms = u64::from(spec.metric == Metric::L2);
-        let memory_bytes = rows * (shape.bytes as u64 + terms)
-            + lists as u64 * (8 * shape.bytes as u64 + 32 + 20)
-            + quantizer_bytes(lists, dim, shape, opq);
+        let memory_bytes =
+            rows * (shape.bytes as u64 + terms) + lists as u64 * (8 * shape.bytes as u64 + 32 + 20) + quantizer;
         let bucket_bytes = free / 3;
         let training = sample_rows * row * 5 / 4 + (code_rows as f64 * row as f64 * CODE_COPIES) as u64;
         let passes = chunk_rows * row * 6 + bucket_bytes.min(rows * spill_row) / 4;
         let writing = bucket_bytes.min(rows * spill_row) * 5 / 4;
         Ok(Plan {
             rows,
-            dim,
+            dim: dims.input,
+            code_dim: dim,
+            dense_dim: dims.dense,
+            heads: Vec::new(),
+            router: false,
             lists,
             code_bits: shape.bits.bits() as u8,
             code_bytes: shape.bytes,
@@ -153,7 +219,8 @@ impl Plan {
             disk_bytes: record.file_bytes(rows) + memory_bytes + rows * 12,
             memory_bytes,
             peak_memory: fixed + moving + training.max(passes).max(writing),
-            operations: operations(rows, sample_rows, code_rows, lists, dim, shape, opq),
+            operations: operations(rows, sample_rows, code_rows, lists, dim, shape, opq)
+                + rows as f64 * learned.operations,
         })
     }
 

@@ -82,8 +82,14 @@ pub struct BuildReport {
     pub rows: u64,
     /// Rows of the input left out as bad.
     pub skipped_rows: u64,
-    /// Dimension.
+    /// Dimension of the input, and of queries.
     pub dim: usize,
+    /// Dimension of the stored dense vectors.
+    pub dense_dim: usize,
+    /// Names of the quantizer's heads; document heads were applied by the build, query heads will be by search.
+    pub heads: Vec<String>,
+    /// Whether lists are chosen by a learned router.
+    pub router: bool,
     /// Number of lists.
     pub lists: usize,
     /// Rows of the largest list.

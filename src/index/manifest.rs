@@ -36,8 +36,12 @@ pub struct Manifest {
     pub folder: String,
     /// Number of rows.
     pub rows: u64,
-    /// Dimension of the vectors.
+    /// Dimension of the vectors that were indexed, and of queries.
     pub dim: usize,
+    /// Dimension of the stored dense vectors: another one where dense heads make it so. (Manifests that state none are
+    /// from before there were heads.)
+    #[serde(default)]
+    pub dense_dim: usize,
     /// How queries and documents are compared.
     pub metric: Metric,
     /// Number of inverted lists.
@@ -46,6 +50,12 @@ pub struct Manifest {
     pub code_bits: u8,
     /// Code bytes a row.
     pub code_bytes: usize,
+    /// Names of the quantizer's heads (see [`crate::heads::Heads`]).
+    #[serde(default)]
+    pub heads: Vec<String>,
+    /// Whether lists are chosen by a learned router.
+    #[serde(default)]
+    pub router: bool,
     /// Element type of the dense vectors.
     pub dense: Element,
     /// Lists probed where a query does not say.
@@ -78,7 +88,7 @@ pub struct Provenance {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Files {
-    /// Centroids, rotation, codebooks.
+    /// Centroids, rotation, codebooks, heads, router.
     pub quantizer: FileEntry,
     /// Inverted lists.
     pub codes: FileEntry,
@@ -155,7 +165,10 @@ impl Manifest {
                 ),
             });
         }
-        let manifest: Manifest = serde_json::from_slice(&json).map_err(|e| wrong(e.to_string()))?;
+        let mut manifest: Manifest = serde_json::from_slice(&json).map_err(|e| wrong(e.to_string()))?;
+        if manifest.dense_dim == 0 {
+            manifest.dense_dim = manifest.dim;
+        }
         manifest.check().map_err(wrong)?;
         Ok(manifest)
     }
@@ -214,10 +227,13 @@ mod tests {
             folder: "v-0".into(),
             rows: 10,
             dim: 4,
+            dense_dim: 3,
             metric: Metric::Cosine,
             lists: 2,
             code_bits: 8,
             code_bytes: 4,
+            heads: vec!["dense_query".into(), "dense_document".into()],
+            router: true,
             dense: Element::F32,
             default_nprobe: 1,
             build: Provenance {
@@ -244,6 +260,19 @@ mod tests {
         assert_eq!(Manifest::parse(Path::new("m"), &bytes).unwrap(), manifest());
         let json: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
         assert_eq!(json["rows"], 10);
+    }
+
+    #[test]
+    fn a_manifest_from_before_there_were_heads_is_read() {
+        let new = Manifest { dense_dim: 4, heads: Vec::new(), router: false, ..manifest() };
+        let mut fields: serde_json::Map<String, serde_json::Value> =
+            serde_json::from_value(serde_json::to_value(&new).unwrap()).unwrap();
+        for name in ["dense_dim", "heads", "router"] {
+            assert!(fields.remove(name).is_some());
+        }
+        let rest = format!("{}\n", serde_json::to_string_pretty(&fields).unwrap().strip_prefix("{\n").unwrap());
+        let old = format!("{{\"crc32c\": \"{:08x}\",\n{rest}", crc32c::crc32c(rest.as_bytes()));
+        assert_eq!(Manifest::parse(Path::new("m"), old.as_bytes()).unwrap(), new);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! ```text
 //! DIR/manifest.json        which files make the index; renamed into place last
 //! DIR/v-89abcdef/          the files of one version
-//!     quantizer.bg         centroids, rotation, codebooks        -> memory
+//!     quantizer.bg         centroids, codebooks, heads           -> memory
 //!     codes.bg             inverted lists                        -> memory
 //!     dense-000.bg ...     dense vectors, keys                   stay on SSD
 //!     keys.bg              keys -> rows                          stay on SSD (fences in memory)
@@ -81,7 +81,7 @@ impl Index {
             terms: quantizer.has_terms(),
         };
         let codes = Codes::open(vfs, &path(&manifest.files.codes), &id, shape)?;
-        let layout = RecordLayout::new(manifest.dense, manifest.dim);
+        let layout = RecordLayout::new(manifest.dense, manifest.dense_dim);
         let dense = DenseSet::open(
             vfs,
             &folder,
@@ -110,7 +110,7 @@ impl Index {
         &self.manifest
     }
 
-    /// Centroids, rotation, codebooks.
+    /// Centroids, rotation, codebooks, heads, router.
     pub fn quantizer(&self) -> &Quantizer {
         &self.quantizer
     }
@@ -142,9 +142,9 @@ impl Index {
         self.fields.as_ref().map(|fields| fields.get(row)).transpose()
     }
 
-    /// The dense vector of `row` (normalised under cosine), as it is stored.
+    /// The dense vector of `row` as it is stored: after the dense head if there is one, else normalised under cosine.
     pub fn vector(&self, row: Row, scratch: &mut FetchScratch) -> Result<Vec<f32>> {
-        let mut vector = vec![0f32; self.manifest.dim];
+        let mut vector = vec![0f32; self.manifest.dense_dim];
         self.dense.for_each(&[row], scratch, &mut |_, record| record.decode(&mut vector))?;
         Ok(vector)
     }
@@ -226,8 +226,13 @@ fn check_entry(vfs: &dyn Vfs, folder: &Path, entry: &FileEntry, id: &[u8; 16]) -
 }
 
 fn check_agreement(manifest: &Manifest, quantizer: &Quantizer, path: &Path) -> Result<()> {
-    let of_quantizer = (quantizer.metric(), quantizer.dim(), quantizer.coarse().lists(), quantizer.product().shape());
-    if of_quantizer != (manifest.metric, manifest.dim, manifest.lists, manifest.code_shape()?) {
+    let trained = (quantizer.metric(), quantizer.coarse().lists(), quantizer.product().shape());
+    let dims = (quantizer.dim(), quantizer.dense_dim(), quantizer.router().is_some());
+    let heads = quantizer.heads().named().map(|(name, _)| name);
+    if trained != (manifest.metric, manifest.lists, manifest.code_shape()?)
+        || dims != (manifest.dim, manifest.dense_dim, manifest.router)
+        || !heads.eq(manifest.heads.iter().map(String::as_str))
+    {
         return Err(Error::corrupt(path, "META", "it does not agree with the manifest"));
     }
     Ok(())
