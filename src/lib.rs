@@ -32,6 +32,7 @@
 //! | [`build`] | from files of vectors to an index, in bounded memory |
 //! | [`search`] | the query path |
 //! | [`eval`] | exact answers, recall, speed |
+//! | [`learn`] | the stages of training, from labelled pairs to a learned quantizer |
 //! | `server` | HTTP (feature `server`) |
 //!
 //! # What stays true
@@ -61,6 +62,7 @@ pub mod eval;
 pub mod format;
 pub mod heads;
 pub mod index;
+pub mod learn;
 pub mod linalg;
 pub mod quantizer;
 pub mod sample;

@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The modules of the library, bottom to top: a module may use only those before it (`src/lib.rs` says why).
-const LAYERS: [&str; 21] = [
+const LAYERS: [&str; 22] = [
     "error",
     "types",
     "simd",
@@ -25,6 +25,7 @@ const LAYERS: [&str; 21] = [
     "build",
     "search",
     "eval",
+    "learn",
     "server",
     "cli",
     "main",

@@ -25,7 +25,7 @@ pub use kmeans::{FLAT_LISTS, Iterations, distortion, kmeans};
 pub use locality::{Candidates, Sampling};
 pub use nearest::nearest;
 pub use product::{train_codebooks, train_opq};
-pub use routing::{RouterTraining, train_router};
+pub use routing::{RouterTraining, Routes, coverage, shares, train_router};
 
 use ndarray::ArrayView2;
 use rayon::prelude::*;

@@ -1,0 +1,399 @@
+//! From vectors and labelled pairs to a learned quantizer: the stages of training, one after the other.
+//!
+//! ```text
+//!           pairs --> heads on random negatives --> stage 1: lists, codes (and their heads) --> routing
+//!                                                       |
+//!                                                       v
+//!                        every query searched with the codes: its real candidates
+//!                                                       |
+//!                                                       v
+//!                     stage 2: dense heads on those candidates --> stage 3: one query head for both grains
+//! ```
+//! The stages and why there are several: codes must tell a document from the whole corpus, dense vectors only from what the
+//! codes return. The two aims conflict, which is why two representations beat one (BiDR, WWW 2022). BiDR searches a graph
+//! over codes; the inverted lists and their training come from the same authors' next paper (Distill-VQ, SIGIR 2022).
+//!
+//! [`learn`] is one function of these stages; the training itself is in [`crate::train`].
+
+mod candidates;
+mod load;
+
+pub use candidates::{TemporaryIndex, candidates};
+pub use load::{Loaded, load};
+
+use ndarray::{Array2, Axis};
+use serde::Serialize;
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::time::Instant;
+
+use crate::build::peak_memory;
+use crate::error::{Error, Result};
+use crate::heads::Heads;
+use crate::quantizer::Quantizer;
+use crate::sample::sample_rows;
+use crate::train::{
+    CodeTraining, DenseTraining, Epoch, Example, HeadChoice, Method, QuantizerSpec, RouterTraining, Routes, Watch,
+    nearest, shares, train_codes, train_dense, train_quantizer, train_query_head, train_router,
+};
+use crate::types::{ListId, Metric};
+use crate::vfs::{RealVfs, Vfs};
+
+/// What to train, from what, into which file.
+#[derive(Debug, Clone)]
+pub struct LearnSpec {
+    /// The documents.
+    pub input: PathBuf,
+    /// Column of a Parquet input.
+    pub column: Option<String>,
+    /// The queries.
+    pub queries: Option<PathBuf>,
+    /// Pairs to train on.
+    pub pairs: Option<PathBuf>,
+    /// Pairs to choose by; without it a share of the training pairs is held out.
+    pub valid: Option<PathBuf>,
+    /// Share of the training pairs' documents that is held out.
+    pub valid_share: f64,
+    /// The quantizer file.
+    pub output: PathBuf,
+    /// How queries and documents are compared.
+    pub metric: Metric,
+    /// Most documents in memory; those of pairs always are.
+    pub max_documents: usize,
+    /// Of every random choice.
+    pub seed: u64,
+    /// Lists and codes; None: OPQ alone, as `build-index` trains it.
+    pub codes: Option<CodeTraining>,
+    /// Lists and codes where they are not learned.
+    pub opq: QuantizerSpec,
+    /// Heads that stage 1 starts from, trained on random negatives.
+    pub warm: Option<DenseTraining>,
+    /// Learned routing.
+    pub routing: Option<RouterTraining>,
+    /// Right answers of a query that routing learns from, beside its labelled documents: so many exact nearest ones.
+    pub routing_neighbours: usize,
+    /// Stage 2.
+    pub dense: Option<DenseTraining>,
+    /// Candidates a query that stage 2 learns from.
+    pub candidates: usize,
+    /// Lists probed for them; 0: the index's default.
+    pub nprobe: usize,
+    /// Stage 3: one query head for both grains.
+    pub unify: bool,
+}
+
+/// What training came to.
+#[derive(Debug, Default, Serialize)]
+pub struct LearnReport {
+    /// Documents in memory, training and validation pairs.
+    pub documents: usize,
+    /// Pairs learned from.
+    pub train_pairs: usize,
+    /// Pairs chosen by.
+    pub valid_pairs: usize,
+    /// Each stage with its epochs.
+    pub stages: Vec<StageReport>,
+    /// Codewords that were moved because no document chose them.
+    pub reseeded: usize,
+    /// Seconds in all.
+    pub seconds: f64,
+    /// Most memory used, bytes.
+    pub peak_memory: u64,
+}
+
+/// One stage of training.
+#[derive(Debug, Serialize)]
+pub struct StageReport {
+    /// Which.
+    pub stage: &'static str,
+    /// Seconds.
+    pub seconds: f64,
+    /// Billions of floating-point operations a second while steps ran (0: not counted).
+    pub gflops: f64,
+    /// Its epochs; the first is the start.
+    pub epochs: Vec<Epoch>,
+}
+
+/// Trains what `spec` asks for and writes the quantizer file (in one step, at the end).
+///
+/// # Errors
+/// What reading the files gives, `InvalidParams` for settings, `Diverged`; nothing is written then. A checkpoint of stage 1
+/// stays beside the output when it was stopped, and the same command continues from it.
+pub fn learn(spec: &LearnSpec, watch: &dyn Watch) -> Result<LearnReport> {
+    let started = Instant::now();
+    check(spec)?;
+    let mut loaded = load(spec, watch)?;
+    if spec.codes.as_ref().is_some_and(|c| c.method == Method::Distill) {
+        label_by_neighbour(&mut loaded, spec, watch)?;
+    }
+    let mut report = LearnReport {
+        documents: loaded.examples.documents.nrows(),
+        train_pairs: loaded.examples.train.len(),
+        valid_pairs: loaded.examples.valid.len(),
+        ..LearnReport::default()
+    };
+    let quantizer = stage1(spec, &loaded, &mut report, watch)?;
+    let quantizer = route(spec, &loaded, quantizer, &mut report, watch)?;
+    let quantizer = stage2(spec, &loaded, quantizer, &mut report, watch)?;
+    write(&quantizer, spec)?;
+    report.seconds = started.elapsed().as_secs_f64();
+    report.peak_memory = peak_memory();
+    Ok(report)
+}
+
+/// Refuses combinations that cannot train before anything is read.
+fn check(spec: &LearnSpec) -> Result<()> {
+    let needs = |what: &str| Err(Error::params("pairs", format!("none were given; {what} learns from labelled pairs")));
+    if spec.pairs.is_none() && spec.codes.as_ref().is_some_and(|c| c.method == Method::Contrastive) {
+        return needs("--method contrastive");
+    }
+    if spec.pairs.is_none() && (spec.dense.is_some() || spec.warm.is_some()) {
+        return needs("training heads");
+    }
+    if spec.pairs.is_some() && spec.queries.is_none() {
+        return Err(Error::params("queries", "none were given, but --pairs names their rows; give --queries"));
+    }
+    if spec.unify && (spec.dense.is_none() || !spec.codes.as_ref().is_some_and(|c| c.heads != HeadChoice::None)) {
+        return Err(Error::params("unify", "one head for both grains needs heads in both; give --heads and --sampling"));
+    }
+    if spec.routing.is_some() && spec.queries.is_none() {
+        return Err(Error::params("queries", "none were given; routing learns from queries"));
+    }
+    Ok(())
+}
+
+/// Without labels a query's document is its exact nearest one. Without queries documents serve as queries.
+fn label_by_neighbour(loaded: &mut Loaded, spec: &LearnSpec, watch: &dyn Watch) -> Result<()> {
+    let examples = &mut loaded.examples;
+    if !examples.train.is_empty() {
+        return Ok(());
+    }
+    let label = |(query, document)| Example { query, document };
+    if examples.queries.nrows() == 0 {
+        let rows = sample_rows(examples.documents.nrows() as u64, spec.max_documents.min(65_536), spec.seed);
+        let rows: Vec<usize> = rows.into_iter().map(|row| row as usize).collect();
+        examples.queries = examples.documents.select(Axis(0), &rows);
+        examples.train = (0u32..).zip(rows.iter().map(|&row| row as u32)).map(label).collect();
+    } else {
+        let found = nearest(examples.queries.view(), examples.documents.view(), 1, watch)?;
+        examples.train = (0u32..).zip(found.iter().map(|near| near[0])).map(label).collect();
+    }
+    examples.hold_out(spec.valid_share, spec.seed)
+}
+
+/// Lists, codes and their heads.
+fn stage1(spec: &LearnSpec, loaded: &Loaded, report: &mut LearnReport, watch: &dyn Watch) -> Result<Quantizer> {
+    let began = Instant::now();
+    let examples = &loaded.examples;
+    let Some(settings) = &spec.codes else {
+        let quantizer = train_quantizer(examples.documents.view(), &spec.opq, watch)?;
+        report.stages.push(StageReport { stage: "opq", seconds: seconds(began), gflops: 0.0, epochs: Vec::new() });
+        return Ok(quantizer);
+    };
+    let warm = match &spec.warm {
+        Some(warm) if settings.heads != HeadChoice::None => {
+            let heads = train_dense(examples, None, warm, watch)?;
+            let epochs = heads.curve.clone();
+            report.stages.push(StageReport { stage: "warm heads", seconds: seconds(began), gflops: heads.gflops, epochs });
+            Some(heads)
+        }
+        _ => None,
+    };
+    let began = Instant::now();
+    let checkpoint = checkpoint_path(spec);
+    let start = warm.as_ref().map(|w| (&w.query, &w.document));
+    let trained = train_codes(examples, settings, start, Some((&RealVfs as &dyn Vfs, &checkpoint)), watch)?;
+    report.reseeded = trained.reseeded;
+    let (gflops, epochs) = (trained.gflops, trained.curve);
+    report.stages.push(StageReport { stage: "codes", seconds: seconds(began), gflops, epochs });
+    Ok(trained.quantizer)
+}
+
+/// Beside the output: where stage 1 keeps its state.
+fn checkpoint_path(spec: &LearnSpec) -> PathBuf {
+    let mut name = spec.output.file_name().unwrap_or_default().to_os_string();
+    name.push(".checkpoint");
+    spec.output.with_file_name(name)
+}
+
+/// Learned routing over the finished lists.
+fn route(
+    spec: &LearnSpec,
+    loaded: &Loaded,
+    quantizer: Quantizer,
+    report: &mut LearnReport,
+    watch: &dyn Watch,
+) -> Result<Quantizer> {
+    let Some(settings) = spec.routing.as_ref().filter(|_| quantizer.coarse().lists() > 1) else { return Ok(quantizer) };
+    let began = Instant::now();
+    let lists = assign(&quantizer, &loaded.examples.documents);
+    let [train, valid] = routes(spec, loaded, &lists, watch)?;
+    let mapped = |queries: &[u32]| {
+        let rows: Vec<usize> = queries.iter().map(|&q| q as usize).collect();
+        let plain = loaded.examples.queries.select(Axis(0), &rows);
+        match &quantizer.heads().code_query {
+            Some(head) => head.apply_rows(plain.view()),
+            None => plain,
+        }
+    };
+    let (train_queries, valid_queries) = (mapped(&train.0), mapped(&valid.0));
+    let matrix = train_router(
+        quantizer.coarse().centroids(),
+        Routes { queries: train_queries.view(), lists: &train.1 },
+        Routes { queries: valid_queries.view(), lists: &valid.1 },
+        settings,
+        watch,
+    )?;
+    report.stages.push(StageReport { stage: "routing", seconds: seconds(began), gflops: 0.0, epochs: Vec::new() });
+    quantizer.with_router(matrix)
+}
+
+/// Queries, and the shares of the lists in each one's right answers.
+type QueryRoutes = (Vec<u32>, Vec<Vec<(ListId, f32)>>);
+
+/// Routes of training and of validation: labelled documents and exact nearest ones, half the weight each where there are both.
+fn routes(spec: &LearnSpec, loaded: &Loaded, lists: &[ListId], watch: &dyn Watch) -> Result<[QueryRoutes; 2]> {
+    let examples = &loaded.examples;
+    let labelled = |pairs: &[Example]| {
+        let mut labelled: HashMap<u32, Vec<ListId>> = HashMap::new();
+        pairs.iter().for_each(|p| labelled.entry(p.query).or_default().push(lists[p.document as usize]));
+        labelled
+    };
+    let (mut train, mut valid) = (labelled(&examples.train), labelled(&examples.valid));
+    if train.is_empty() {
+        for query in 0..examples.queries.nrows() as u32 {
+            let part = if query % 20 == 19 { &mut valid } else { &mut train };
+            part.insert(query, Vec::new());
+        }
+    }
+    let mut made = Vec::new();
+    for part in [train, valid] {
+        let mut queries: Vec<u32> = part.keys().copied().collect();
+        queries.sort_unstable();
+        let rows: Vec<usize> = queries.iter().map(|&q| q as usize).collect();
+        let near = match spec.routing_neighbours {
+            0 => vec![Vec::new(); rows.len()],
+            k => nearest(examples.queries.select(Axis(0), &rows).view(), examples.documents.view(), k, watch)?,
+        };
+        let of_query = |(query, near): (&u32, &Vec<u32>)| {
+            let near = shares(near.iter().map(|&document| lists[document as usize]));
+            let own = shares(part[query].iter().copied());
+            let half = if near.is_empty() || own.is_empty() { 1.0 } else { 0.5 };
+            near.into_iter().chain(own).map(|(list, share)| (list, share * half)).collect()
+        };
+        let routes = queries.iter().zip(&near).map(of_query).collect();
+        made.push((queries, routes));
+    }
+    let valid = made.pop().unwrap_or_default();
+    Ok([made.pop().unwrap_or_default(), valid])
+}
+
+/// The list of every document, as the build will assign it.
+fn assign(quantizer: &Quantizer, documents: &Array2<f32>) -> Vec<ListId> {
+    use rayon::prelude::*;
+    const BLOCK: usize = 512;
+    let mapped = quantizer.heads().code_document.as_ref().map(|head| head.apply_rows(documents.view()));
+    let documents = mapped.as_ref().unwrap_or(documents);
+    let mut lists = vec![0; documents.nrows()];
+    let blocks = documents.axis_chunks_iter(Axis(0), BLOCK).into_par_iter();
+    lists.par_chunks_mut(BLOCK).zip(blocks).for_each(|(lists, rows)| quantizer.coarse().assign(rows, lists));
+    lists
+}
+
+/// Dense heads on the candidates that the codes return; then, if asked for, one query head for both grains.
+fn stage2(
+    spec: &LearnSpec,
+    loaded: &Loaded,
+    quantizer: Quantizer,
+    report: &mut LearnReport,
+    watch: &dyn Watch,
+) -> Result<Quantizer> {
+    let Some(settings) = &spec.dense else { return Ok(quantizer) };
+    let began = Instant::now();
+    let found = {
+        let index = TemporaryIndex::build(spec, &quantizer, watch)?;
+        candidates(&index, loaded, spec.candidates, spec.nprobe, watch)?
+    };
+    report.stages.push(StageReport { stage: "candidates", seconds: seconds(began), gflops: 0.0, epochs: Vec::new() });
+    let began = Instant::now();
+    let trained = train_dense(&loaded.examples, Some(&found), settings, watch)?;
+    let (gflops, epochs) = (trained.gflops, trained.curve);
+    report.stages.push(StageReport { stage: "dense heads", seconds: seconds(began), gflops, epochs });
+    let mut heads = Heads {
+        dense_query: Some(trained.query),
+        dense_document: Some(trained.document),
+        ..quantizer.heads().clone()
+    };
+    if spec.unify {
+        let began = Instant::now();
+        let epochs = unify(loaded, &quantizer, &mut heads, settings, &found, watch)?;
+        report.stages.push(StageReport { stage: "one query head", seconds: seconds(began), gflops: 0.0, epochs });
+    }
+    quantizer.with_heads(heads)
+}
+
+/// Stage 3: documents of both grains stay; one query head is trained on the sum of both losses and replaces the two.
+fn unify(
+    loaded: &Loaded,
+    quantizer: &Quantizer,
+    heads: &mut Heads,
+    settings: &DenseTraining,
+    found: &crate::train::Candidates,
+    watch: &dyn Watch,
+) -> Result<Vec<Epoch>> {
+    let documents = loaded.examples.documents.view();
+    let (Some(code_document), Some(dense_document), Some(start)) =
+        (&heads.code_document, &heads.dense_document, &heads.dense_query)
+    else {
+        return Err(Error::params("unify", "one head for both grains needs heads in both"));
+    };
+    let mapped = code_document.apply_rows(documents);
+    let lists = assign(quantizer, &loaded.examples.documents);
+    let kernels = crate::simd::Kernels::detect();
+    let encoded = quantizer.encode(kernels, mapped.view(), &lists);
+    let mut codes = Array2::zeros(mapped.dim());
+    quantizer.decode(&encoded.codes, &lists, codes.view_mut());
+    drop(mapped);
+    // Codes and dense vectors live in spaces turned against each other; the codes are turned to where queries are.
+    let turn = align(loaded, heads)?;
+    let codes = codes.dot(&turn);
+    let dense = dense_document.apply_rows(documents);
+    let (head, curve) = train_query_head(&loaded.examples, vec![dense, codes], start, found, settings, watch)?;
+    heads.code_query = Some(crate::heads::Head {
+        linear: turn.dot(&head.linear),
+        residual: head.residual.clone().map(|r| crate::heads::Residual { outer: turn.dot(&r.outer), ..r }),
+        normalise: head.normalise,
+    });
+    heads.dense_query = Some(head);
+    Ok(curve)
+}
+
+/// The orthogonal `T` with which `code_query(q) T` comes nearest to `dense_query(q)` over the queries.
+fn align(loaded: &Loaded, heads: &Heads) -> Result<Array2<f32>> {
+    let queries = loaded.examples.queries.view();
+    let apply = |head: &Option<crate::heads::Head>| head.as_ref().map(|h| h.apply_rows(queries));
+    let (Some(code), Some(dense)) = (apply(&heads.code_query), apply(&heads.dense_query)) else {
+        return Err(Error::params("unify", "one head for both grains needs query heads in both"));
+    };
+    if code.ncols() != dense.ncols() {
+        return Err(Error::mismatch("dimension of the dense grain, which one head must share,", code.ncols(), dense.ncols()));
+    }
+    crate::linalg::procrustes(dense.t().dot(&code).as_standard_layout().view())
+}
+
+/// Puts the file in its place in one step; the checkpoint is no longer needed then.
+fn write(quantizer: &Quantizer, spec: &LearnSpec) -> Result<()> {
+    let vfs = &RealVfs;
+    let parent = spec.output.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(std::path::Path::new("."));
+    vfs.create_dir_all(parent)?;
+    let beside = spec.output.with_extension("writing");
+    quantizer.write(vfs, &beside, [0; 16])?;
+    vfs.rename(&beside, &spec.output)?;
+    vfs.sync_dir(parent)?;
+    let checkpoint = checkpoint_path(spec);
+    if vfs.exists(&checkpoint)? { vfs.remove_file(&checkpoint) } else { Ok(()) }
+}
+
+fn seconds(since: Instant) -> f64 {
+    since.elapsed().as_secs_f64()
+}
