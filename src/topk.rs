@@ -94,6 +94,13 @@ impl Reservoir {
         &self.keys
     }
 
+    /// The best `n` (or all, if fewer came) by ascending id. The reservoir stays usable.
+    pub fn by_id(&mut self) -> &[u64] {
+        self.tighten();
+        self.keys.sort_unstable_by_key(|&key| !(key as u32));
+        &self.keys
+    }
+
     /// The best `n` (or all, if fewer came), best first. The reservoir stays usable.
     pub fn finish(&mut self) -> &mut [u64] {
         self.tighten();
@@ -165,6 +172,11 @@ mod tests {
                 top.push(score, id);
             }
             prop_assert_eq!(top.finish().collect::<Vec<_>>(), sorted(&pairs, k));
+            let mut by_id = sorted(&pairs, k);
+            by_id.sort_by_key(|pair| pair.1);
+            let ids = |pairs: &[(f32, u32)]| pairs.iter().map(|pair| pair.1).collect::<Vec<_>>();
+            let found: Vec<_> = top.reservoir.by_id().iter().map(|&key| split_key(key)).collect();
+            prop_assert_eq!(ids(&found), ids(&by_id));
         }
 
         #[test]

@@ -40,8 +40,11 @@ pub(super) struct Options {
     /// Candidates whose dense vectors are read [default: four a hit, at least 100]
     #[arg(long, value_name = "N", value_parser = positive)]
     candidates: Option<usize>,
+    /// Weight of the code score beside the dense score in the order of hits, 0 to 1000000
+    #[arg(long, value_name = "W", default_value_t = 0.0)]
+    sparse_weight: f32,
     /// Score every row exactly
-    #[arg(long, conflicts_with_all = ["nprobe", "candidates"])]
+    #[arg(long, conflicts_with_all = ["nprobe", "candidates", "sparse_weight"])]
     exact: bool,
     /// How dense vectors are read: mmap, pread, uring or memory
     #[arg(long, default_value_t = Store::Mmap)]
@@ -68,7 +71,8 @@ pub(super) fn run(options: &Options) -> Result<()> {
         nprobe: options.nprobe.unwrap_or(0),
         candidates: options.candidates.unwrap_or(0),
         exact: options.exact,
-        deadline: None,
+        sparse_weight: options.sparse_weight,
+        ..SearchParams::default()
     };
     let mut out = BufWriter::new(std::io::stdout().lock());
     match (&options.vector, &options.queries) {

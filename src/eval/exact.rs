@@ -1,7 +1,8 @@
 //! Exact nearest rows of many queries, by blocked matrix products over the index's dense vectors.
 //!
 //! The easy version scores every row against every query. Here a block of rows is decoded once and multiplied with all
-//! queries at once, which runs at the speed of arithmetic, not of memory. The products only choose: the best few of each
+//! queries (mapped by the dense head if there is one) at once, which runs at the speed of arithmetic, not of memory. The
+//! products only choose: the best few of each
 //! query (with some to spare for rounding) are scored again by the verification kernel, so that these scores and those
 //! of search agree to the bit.
 
@@ -13,7 +14,6 @@ use crate::dense::FetchScratch;
 use crate::error::Result;
 use crate::linalg::{norm2, normalise, product_nt};
 use crate::search::Searcher;
-use crate::simd::Kernels;
 use crate::topk::TopK;
 use crate::types::{Metric, Row};
 
@@ -26,6 +26,40 @@ const SPARE: usize = 32;
 
 /// The scores of the `k` nearest rows of each query (n x dim), best first.
 pub fn exact_scores(searcher: &Searcher, queries: &[f32], k: usize) -> Result<Reference> {
+    let mapped = dense_queries(searcher, queries);
+    let k = k.min(searcher.rows() as usize);
+    let mut best: Vec<TopK> = (0..mapped.nrows()).map(|_| TopK::new(k + SPARE)).collect();
+    let mut scratch = FetchScratch::default();
+    let rows: Vec<Row> = (0..searcher.rows() as Row).collect();
+    let mut block = Array2::zeros((ROWS, mapped.ncols()));
+    for rows in rows.chunks(ROWS) {
+        let mut used = block.slice_mut(ndarray::s![..rows.len(), ..]);
+        searcher.index().dense().for_each(rows, &mut scratch, &mut |i, record| {
+            record.decode(used.row_mut(i).as_slice_mut().expect("C order"));
+        })?;
+        offer(searcher.metric(), mapped.view(), used.view(), rows[0], &mut best);
+    }
+    let chosen: Vec<Vec<Row>> = best.iter_mut().map(|best| best.finish().map(|(_, row)| row).collect()).collect();
+    chosen
+        .into_par_iter()
+        .zip(queries.par_chunks(searcher.dim()))
+        .map_init(
+            || (searcher.scratch(), Vec::new()),
+            |(scratch, hits), (mut rows, query)| {
+                rows.sort_unstable();
+                searcher.score_rows(query, &rows, scratch, hits)?;
+                let mut scores: Vec<f32> = hits.iter().map(|hit| hit.score).collect();
+                scores.sort_unstable_by(|a, b| b.total_cmp(a));
+                scores.truncate(k);
+                Ok(scores)
+            },
+        )
+        .collect::<Result<Vec<_>>>()
+        .map(Reference::Neighbours)
+}
+
+/// Queries (n x dim) as dense vectors are scored with them: n x dense_dim.
+fn dense_queries(searcher: &Searcher, queries: &[f32]) -> Array2<f32> {
     let dim = searcher.dim();
     let mut queries = Array2::from_shape_vec((queries.len() / dim, dim), queries.to_vec()).expect("whole queries");
     if searcher.metric() == Metric::Cosine {
@@ -33,34 +67,10 @@ pub fn exact_scores(searcher: &Searcher, queries: &[f32], k: usize) -> Result<Re
             normalise(q.as_slice_mut().expect("C order"));
         });
     }
-    let k = k.min(searcher.rows() as usize);
-    let mut best: Vec<TopK> = (0..queries.nrows()).map(|_| TopK::new(k + SPARE)).collect();
-    let mut scratch = FetchScratch::default();
-    let rows: Vec<Row> = (0..searcher.rows() as Row).collect();
-    let mut block = Array2::zeros((ROWS, dim));
-    for rows in rows.chunks(ROWS) {
-        let mut used = block.slice_mut(ndarray::s![..rows.len(), ..]);
-        searcher.index().dense().for_each(rows, &mut scratch, &mut |i, record| {
-            record.decode(used.row_mut(i).as_slice_mut().expect("C order"));
-        })?;
-        offer(searcher.metric(), queries.view(), used.view(), rows[0], &mut best);
+    match &searcher.index().quantizer().heads().dense_query {
+        Some(head) => head.apply_rows(queries.view()),
+        None => queries,
     }
-    let chosen: Vec<Vec<Row>> = best.iter_mut().map(|best| best.finish().map(|(_, row)| row).collect()).collect();
-    chosen
-        .into_par_iter()
-        .zip(queries.axis_iter(Axis(0)).into_par_iter())
-        .map_init(FetchScratch::default, |scratch, (mut rows, query)| {
-            rows.sort_unstable();
-            let mut scores = Vec::with_capacity(rows.len());
-            searcher.index().dense().for_each(&rows, scratch, &mut |_, record| {
-                scores.push(record.score(Kernels::detect(), searcher.metric(), query.as_slice().expect("C order")));
-            })?;
-            scores.sort_unstable_by(|a, b| b.total_cmp(a));
-            scores.truncate(k);
-            Ok(scores)
-        })
-        .collect::<Result<Vec<_>>>()
-        .map(Reference::Neighbours)
 }
 
 /// Offers a block of rows (m x d, the first of which is `first`) to the best of every query (n x d).

@@ -5,12 +5,14 @@
 //! and scratch warm. Latencies are those of single queries; queries a second are queries over wall time.
 
 use serde::Serialize;
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use super::quality::{candidate_recall, hit_quality};
 use super::reference::{Quality, Reference};
 use crate::error::Result;
-use crate::search::{Hit, SearchParams, SearchStats, Searcher};
+use crate::search::{SearchParams, SearchStats, Searcher};
 
 /// What to measure with.
 #[derive(Clone, Debug)]
@@ -23,10 +25,12 @@ pub struct Plan {
     pub at_least: Duration,
     /// Score every dense vector instead.
     pub exact: bool,
+    /// Choose lists by centroids although there is a router.
+    pub geometric: bool,
 }
 
 /// One point of the frontier.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Setting {
     /// Hits wanted.
     pub k: usize,
@@ -34,6 +38,8 @@ pub struct Setting {
     pub nprobe: usize,
     /// Candidates verified; 0: the default for k.
     pub candidates: usize,
+    /// Weight of the code score beside the dense score.
+    pub sparse_weight: f32,
 }
 
 /// What a setting gives. Means are over queries.
@@ -45,10 +51,16 @@ pub struct Outcome {
     pub candidates: usize,
     /// Hits wanted.
     pub k: usize,
+    /// Weight of the code score beside the dense score.
+    pub sparse_weight: f32,
     /// Mean recall in the first k.
     pub recall: f64,
     /// Mean reciprocal rank in the first k.
     pub mrr: f64,
+    /// Mean recall of the candidates before verification, by depth `c`: the share of the `min(k, c)` nearest rows (or of
+    /// the relevant documents) among the first `c` by code score, for `c` of 10, 100 and 1,000 as far as candidates
+    /// reach, and for all of them, which bounds `recall`. Empty for exact search.
+    pub candidate_recall: BTreeMap<usize, f64>,
     /// Queries a second.
     pub qps: f64,
     /// Median latency, microseconds.
@@ -88,11 +100,17 @@ pub fn measure(
         nprobe: setting.nprobe,
         candidates: setting.candidates,
         exact: plan.exact,
+        geometric: plan.geometric,
+        sparse_weight: setting.sparse_weight,
         deadline: None,
     };
     let pool = pool(plan.threads)?;
     let answers = pool.install(|| searcher.search_batch(queries, &params))?;
-    let quality = mean_quality(reference, &answers, setting.k);
+    let quality = Quality::mean(pool.install(|| hit_quality(searcher, queries, reference, &answers, &params))?);
+    let candidate_recall = match plan.exact {
+        true => BTreeMap::new(),
+        false => pool.install(|| candidate_recall(searcher, queries, reference, &params))?,
+    };
     let timed = if plan.batch {
         pool.install(|| time_batches(searcher, queries, &params, plan.at_least))?
     } else {
@@ -104,8 +122,10 @@ pub fn measure(
         nprobe: answers[0].1.lists_probed as usize,
         candidates: params.candidates_or_default(),
         k: setting.k,
+        sparse_weight: setting.sparse_weight,
         recall: quality.recall,
         mrr: quality.reciprocal_rank,
+        candidate_recall,
         qps: timed.queries as f64 / timed.wall.as_secs_f64(),
         p50_us: percentile(&timed.latencies, 0.5),
         p99_us: percentile(&timed.latencies, 0.99),
@@ -126,13 +146,6 @@ fn pool(threads: usize) -> Result<rayon::ThreadPool> {
         .num_threads(threads)
         .build()
         .map_err(|e| crate::error::Error::params("threads", format!("{threads} could not be started: {e}")))
-}
-
-fn mean_quality(reference: &Reference, answers: &[(Vec<Hit>, SearchStats)], k: usize) -> Quality {
-    let known: Vec<Quality> =
-        answers.iter().enumerate().filter_map(|(query, (hits, _))| reference.quality(query, hits, k)).collect();
-    let mean = |f: &dyn Fn(&Quality) -> f64| known.iter().map(f).sum::<f64>() / known.len().max(1) as f64;
-    Quality { recall: mean(&|q| q.recall), reciprocal_rank: mean(&|q| q.reciprocal_rank) }
 }
 
 /// What a timed run saw.

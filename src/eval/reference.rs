@@ -1,18 +1,21 @@
 //! What right answers are, and how near an answer comes to them.
 
 use crate::dataset::{Judgement, Truth};
-use crate::dense::FetchScratch;
 use crate::error::{Error, Result};
-use crate::linalg::normalise;
-use crate::search::{Hit, Searcher};
-use crate::simd::Kernels;
-use crate::types::{Key, Metric};
+use crate::search::{Hit, Scratch, Searcher};
+use crate::types::{Key, Row};
+
+/// Depths at which lists of candidates are measured, as far as they reach.
+pub(super) const DEPTHS: [usize; 3] = [10, 100, 1_000];
 
 /// Right answers for a set of queries.
 #[derive(Debug)]
 pub enum Reference {
-    /// For each query, the scores of its nearest rows, best first.
+    /// For each query, the scores of its nearest rows, best first, from the vectors that the index stores.
     Neighbours(Vec<Vec<f32>>),
+    /// For each query, the keys of its nearest rows, best first, where dense heads make the stored vectors others than
+    /// those that the truth was computed from.
+    Nearest(Vec<Vec<Key>>),
     /// For each query, its relevant documents.
     Relevance(Vec<Vec<Key>>),
 }
@@ -20,16 +23,29 @@ pub enum Reference {
 /// How good an answer is.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Quality {
-    /// Recall in the first k hits.
+    /// Share of the right answers that were found.
     pub recall: f64,
-    /// Reciprocal rank of the first right hit, 0 if there is none in the first k.
+    /// Reciprocal rank of the first right hit, 0 if there is none.
     pub reciprocal_rank: f64,
 }
 
+impl Quality {
+    /// The mean over those queries for which something is known to be right; zeros if there are none.
+    pub(super) fn mean(qualities: impl IntoIterator<Item = Option<Quality>>) -> Quality {
+        let known: Vec<Quality> = qualities.into_iter().flatten().collect();
+        let mean = |f: &dyn Fn(&Quality) -> f64| known.iter().map(f).sum::<f64>() / known.len().max(1) as f64;
+        Quality { recall: mean(&|q| q.recall), reciprocal_rank: mean(&|q| q.reciprocal_rank) }
+    }
+}
+
 impl Reference {
-    /// From the row numbers of the nearest rows: their scores are computed from the index's own dense vectors, for the
-    /// ranks in `ks` (the others are not needed). `key_of` turns a row number of the input into the key it was indexed
+    /// From the row numbers of the nearest rows. Their scores are computed from the index's own dense vectors, for the
+    /// ranks in `ks` and the depths of candidates (the others are not needed); through dense heads scores say nothing
+    /// about the truth, and keys are kept instead. `key_of` turns a row number of the input into the key it was indexed
     /// under.
+    ///
+    /// # Errors
+    /// `InvalidParams` for ranks that the truth does not have, and for rows that the index lacks.
     pub fn neighbours(
         searcher: &Searcher,
         queries: &[f32],
@@ -42,21 +58,22 @@ impl Reference {
             let reason = format!("{deepest} is deeper than the truth, which has {} rows a query", truth.k);
             return Err(Error::params("k", reason));
         }
-        let mut scratch = FetchScratch::default();
-        let mut scores = Vec::with_capacity(truth.queries());
+        let heads = searcher.index().quantizer().heads();
+        let mapped = heads.dense_query.is_some() || heads.dense_document.is_some();
+        let ranks = || ks.iter().copied().chain(DEPTHS.into_iter().filter(|&depth| depth < deepest));
+        let mut scratch = searcher.scratch();
+        let (mut scores, mut nearest) = (Vec::new(), Vec::new());
         for (i, query) in queries.chunks(searcher.dim()).enumerate() {
-            let mut query = query.to_vec();
-            if searcher.metric() == Metric::Cosine {
-                normalise(&mut query);
-            }
+            let keys: Vec<Key> = truth.nearest(i)[..deepest].iter().map(|&row| key_of(row)).collect();
             let mut of_query = vec![f32::NAN; deepest];
-            for &k in ks {
-                let key = key_of(truth.nearest(i)[k - 1]);
-                of_query[k - 1] = score_of(searcher, &query, key, &mut scratch)?;
+            for k in ranks() {
+                let row = row_of(searcher, keys[k - 1])?;
+                of_query[k - 1] = if mapped { 0.0 } else { score_of(searcher, query, row, &mut scratch)? };
             }
             scores.push(of_query);
+            nearest.push(keys);
         }
-        Ok(Reference::Neighbours(scores))
+        Ok(if mapped { Reference::Nearest(nearest) } else { Reference::Neighbours(scores) })
     }
 
     /// From labelled documents: those graded above 0. Documents that the index lacks count as missed.
@@ -71,20 +88,22 @@ impl Reference {
         Ok(Reference::Relevance(relevant))
     }
 
-    /// Quality of the first `k` hits of a query; None where nothing is known to be right for it.
-    pub fn quality(&self, query: usize, hits: &[Hit], k: usize) -> Option<Quality> {
-        let hits = &hits[..hits.len().min(k)];
-        let (right, wanted): (Vec<bool>, usize) = match self {
+    /// Quality of `hits`, all of them, when the `depth` nearest rows (or the relevant documents) are looked for; None
+    /// where nothing is known to be right for the query. Scores of hits are those of the dense vectors alone.
+    pub fn quality(&self, query: usize, hits: &[Hit], depth: usize) -> Option<Quality> {
+        let among = |keys: &[Key]| hits.iter().map(|hit| keys.contains(&hit.key)).collect::<Vec<bool>>();
+        let (right, wanted) = match self {
             Reference::Neighbours(scores) => {
-                let least = scores[query][k - 1];
-                (hits.iter().map(|hit| hit.score >= least).collect(), k)
+                // An index may have fewer rows than are looked for.
+                let depth = depth.min(scores[query].len());
+                let least = scores[query][depth - 1];
+                (hits.iter().map(|hit| hit.score >= least).collect(), depth)
             }
-            Reference::Relevance(relevant) => {
-                let relevant = &relevant[query];
-                (hits.iter().map(|hit| relevant.contains(&hit.key)).collect(), relevant.len())
-            }
+            Reference::Nearest(keys) => (among(&keys[query][..depth]), depth),
+            Reference::Relevance(relevant) => (among(&relevant[query]), relevant[query].len()),
         };
-        let found = right.iter().filter(|&&r| r).count();
+        // Among many hits, more than `depth` may reach the score of the last one that is looked for.
+        let found = right.iter().filter(|&&r| r).count().min(wanted);
         (wanted > 0).then(|| Quality {
             recall: found as f64 / wanted as f64,
             reciprocal_rank: right.iter().position(|&r| r).map_or(0.0, |at| 1.0 / (at + 1) as f64),
@@ -92,14 +111,14 @@ impl Reference {
     }
 }
 
-fn score_of(searcher: &Searcher, query: &[f32], key: Key, scratch: &mut FetchScratch) -> Result<f32> {
-    let index = searcher.index();
-    let row = index.row(key)?.ok_or_else(|| {
+fn row_of(searcher: &Searcher, key: Key) -> Result<Row> {
+    searcher.index().row(key)?.ok_or_else(|| {
         Error::params("truth", format!("it names row {key}, which the index lacks; is it the truth of this index?"))
-    })?;
-    let mut score = f32::NAN;
-    index.dense().for_each(&[row], scratch, &mut |_, record| {
-        score = record.score(Kernels::detect(), searcher.metric(), query);
-    })?;
-    Ok(score)
+    })
+}
+
+fn score_of(searcher: &Searcher, query: &[f32], row: Row, scratch: &mut Scratch) -> Result<f32> {
+    let mut hits = Vec::with_capacity(1);
+    searcher.score_rows(query, &[row], scratch, &mut hits)?;
+    Ok(hits[0].score)
 }

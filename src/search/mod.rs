@@ -10,6 +10,10 @@
 //! scans with the threshold inside ([`crate::codes`], [`crate::simd`]), candidates as sortable integers
 //! ([`crate::topk`]), dense vectors read in row order and scored as they arrive ([`crate::dense`]).
 //!
+//! Where the quantizer has heads, callers go on to send the encoder's own vectors: the code head maps a query before lists
+//! are chosen and scanned, the dense head before verification and exact search. A router, if there is one, chooses the
+//! lists; `sparse_weight` lets the code score have a say in the last order.
+//!
 //! A thread keeps a [`Scratch`]; once it is warm, a query allocates nothing and starts no thread.
 //!
 //! # Deadlines
@@ -26,11 +30,12 @@ use std::time::Instant;
 
 use crate::codes::scan_list;
 use crate::error::{Error, Result};
+use crate::heads::{Head, HeadScratch};
 use crate::index::Index;
 use crate::linalg::{norm2, normalise};
 use crate::quantizer::Probe;
 use crate::simd::Kernels;
-use crate::topk::{TopK, split_key};
+use crate::topk::{order_key, split_key};
 use crate::types::{Key, Metric, Row};
 
 pub use crate::index::OpenOptions;
@@ -106,8 +111,8 @@ impl Searcher {
     /// The best `params.k` rows for `query` (dim values, any norm under cosine), best first, into `hits`.
     ///
     /// # Errors
-    /// `Mismatch` for another dimension, `InvalidParams` for values that are not finite or a zero query under cosine,
-    /// `Io` and `Corrupt` where a dense vector cannot be read.
+    /// `Mismatch` for another dimension, `InvalidParams` for values that are not finite, a zero query under cosine or a
+    /// `sparse_weight` out of range, `Io` and `Corrupt` where a dense vector cannot be read.
     pub fn search(
         &self,
         query: &[f32],
@@ -117,16 +122,61 @@ impl Searcher {
     ) -> Result<SearchStats> {
         hits.clear();
         let mut stats = SearchStats { fraction: 1.0, ..SearchStats::default() };
+        params.check()?;
         self.prepare(query, scratch)?;
         if params.exact {
             self.verify_all(params, scratch, hits, &mut stats)?;
         } else {
-            self.probe(params, scratch, &mut stats);
+            self.probe(params, scratch, &mut stats)?;
             self.scan(params, scratch, &mut stats);
             self.fetch_and_verify(params, scratch, hits, &mut stats)?;
         }
         rank(params.k, hits, &mut stats);
         Ok(stats)
+    }
+
+    /// The rows that [`Searcher::search`] would verify, with their code scores: best first, ties by row. No dense vector
+    /// is read, so there are no keys. `params.exact` and `params.sparse_weight` do not apply.
+    ///
+    /// # Errors
+    /// As those of a search, but for reading.
+    pub fn candidates(
+        &self,
+        query: &[f32],
+        params: &SearchParams,
+        scratch: &mut Scratch,
+        out: &mut Vec<(Row, f32)>,
+    ) -> Result<SearchStats> {
+        out.clear();
+        let mut stats = SearchStats { fraction: 1.0, ..SearchStats::default() };
+        params.check()?;
+        self.prepare(query, scratch)?;
+        self.probe(params, scratch, &mut stats)?;
+        self.scan(params, scratch, &mut stats);
+        out.extend(scratch.best.finish().iter().map(|&key| split_key(key)).map(|(score, row)| (row, score)));
+        stats.candidates = out.len() as u32;
+        Ok(stats)
+    }
+
+    /// Scores the dense vectors of `rows` (ascending, below the number of rows) for `query`, as verification does: a hit
+    /// for each, in the order of `rows`.
+    ///
+    /// # Errors
+    /// As those of a search; `InvalidParams` for rows out of order or range.
+    pub fn score_rows(&self, query: &[f32], rows: &[Row], scratch: &mut Scratch, hits: &mut Vec<Hit>) -> Result<()> {
+        if !rows.is_sorted() || rows.last().is_some_and(|&row| u64::from(row) >= self.rows()) {
+            return Err(Error::params("rows", format!("they must ascend and be below {}", self.rows())));
+        }
+        self.prepare(query, scratch)?;
+        self.map_dense(scratch)?;
+        hits.clear();
+        hits.resize(rows.len(), Hit { key: 0, score: 0.0, row: 0 });
+        let Scratch { dense_query, fetch, .. } = scratch;
+        self.index.dense().for_each(rows, fetch, &mut |i, record| {
+            hits[i] =
+                Hit { key: record.key(), score: record.score(self.kernels, self.metric(), dense_query), row: rows[i] };
+        })?;
+        Ok(())
     }
 
     /// Searches every row of `queries` (n x dim), in parallel on rayon's threads; answers in query order.
@@ -148,8 +198,18 @@ impl Searcher {
             .collect()
     }
 
-    /// The dense vector of the document with `key` (normalised under cosine), if there is one.
+    /// The dense vector of the document with `key` (normalised under cosine), if there is one: a query for what is like
+    /// that document.
+    ///
+    /// # Errors
+    /// `Unsupported` where documents were stored through a dense head: what is stored is no query then.
     pub fn vector(&self, key: Key) -> Result<Option<Vec<f32>>> {
+        if self.index.quantizer().heads().dense_document.is_some() {
+            return Err(Error::Unsupported {
+                what: "a query by key, in an index that stores what a dense head made of its documents".into(),
+                remedy: "send the document's own vector".into(),
+            });
+        }
         let mut scratch = crate::dense::FetchScratch::default();
         self.index.row(key)?.map(|row| self.index.vector(row, &mut scratch)).transpose()
     }
@@ -166,10 +226,7 @@ impl Searcher {
             let reason = format!("value {at} is {}; every value must be finite", query[at]);
             return Err(Error::params("query", reason));
         }
-        let norm = norm2(query).sqrt();
-        if norm > MAX_NORM || norm.is_nan() {
-            return Err(Error::params("query", format!("its norm {norm:e} is above {MAX_NORM:e}; scale it down")));
-        }
+        check_norm(query)?;
         scratch.query.clear();
         scratch.query.extend_from_slice(query);
         if self.metric() == Metric::Cosine && normalise(&mut scratch.query) == 0.0 {
@@ -178,21 +235,29 @@ impl Searcher {
         Ok(())
     }
 
-    /// Which lists to scan, most promising first.
-    fn probe(&self, params: &SearchParams, scratch: &mut Scratch, stats: &mut SearchStats) {
+    /// The query as codes are scored with it, and which lists to scan, most promising first.
+    fn probe(&self, params: &SearchParams, scratch: &mut Scratch, stats: &mut SearchStats) -> Result<()> {
         let start = Instant::now();
+        let quantizer = self.index.quantizer();
+        let Scratch { query, code_query, head, probe, probes, .. } = scratch;
+        map_query(self.kernels, quantizer.heads().code_query.as_ref(), query, head, code_query)?;
         let nprobe = if params.nprobe == 0 { self.index.manifest().default_nprobe } else { params.nprobe };
-        let coarse = self.index.quantizer().coarse();
-        scratch.probes.clear();
-        scratch.probes.extend(coarse.probe(self.kernels, &scratch.query, nprobe, &mut scratch.probe));
+        quantizer.probe(self.kernels, code_query, nprobe, params.geometric, probe, probes);
         stats.probe_ns = elapsed_ns(start);
+        Ok(())
+    }
+
+    /// The query as dense vectors are scored with it.
+    fn map_dense(&self, scratch: &mut Scratch) -> Result<()> {
+        let Scratch { query, dense_query, head, .. } = scratch;
+        map_query(self.kernels, self.index.quantizer().heads().dense_query.as_ref(), query, head, dense_query)
     }
 
     /// Scores all rows of the probed lists by their codes; the best candidates stay in the reservoir.
     fn scan(&self, params: &SearchParams, scratch: &mut Scratch, stats: &mut SearchStats) {
         let start = Instant::now();
         let codes = self.index.codes();
-        scratch.tables.prepare(self.index.quantizer(), self.kernels, &scratch.query, codes.widest_terms());
+        scratch.tables.prepare(self.index.quantizer(), self.kernels, &scratch.code_query, codes.widest_terms());
         scratch.best.reset(params.candidates_or_default());
         let planned = scratch.probes.len();
         for (done, probe) in scratch.probes.iter().enumerate() {
@@ -221,20 +286,22 @@ impl Searcher {
         stats: &mut SearchStats,
     ) -> Result<()> {
         let start = Instant::now();
-        scratch.rows.clear();
-        scratch.best.tighten();
-        scratch.rows.extend(scratch.best.keys().iter().map(|&key| split_key(key).1));
-        scratch.rows.sort_unstable();
-        stats.candidates = scratch.rows.len() as u32;
+        self.map_dense(scratch)?;
+        let Scratch { dense_query, best, rows, fetch, .. } = scratch;
+        let keys = best.by_id();
+        rows.clear();
+        rows.extend(keys.iter().map(|&key| split_key(key).1));
+        stats.candidates = rows.len() as u32;
+        let (metric, weight) = (self.metric(), params.sparse_weight);
+        let mixed = |dense: f32, key| if weight > 0.0 { dense + weight * split_key(key).0 } else { dense };
         let mut done = 0;
-        for rows in scratch.rows.chunks(VECTORS_PER_LOOK) {
+        for (rows, keys) in rows.chunks(VECTORS_PER_LOOK).zip(keys.chunks(VECTORS_PER_LOOK)) {
             if done > 0 && params.is_late() {
-                stats.fraction *= done as f32 / scratch.rows.len() as f32;
+                stats.fraction *= done as f32 / stats.candidates as f32;
                 break;
             }
-            let query = &scratch.query;
-            let read = self.index.dense().for_each(rows, &mut scratch.fetch, &mut |i, record| {
-                let score = record.score(self.kernels, self.index.manifest().metric, query);
+            let read = self.index.dense().for_each(rows, fetch, &mut |i, record| {
+                let score = mixed(record.score(self.kernels, metric, dense_query), keys[i]);
                 hits.push(Hit { key: record.key(), score, row: rows[i] });
             })?;
             stats.add_fetch(&read);
@@ -253,37 +320,62 @@ impl Searcher {
         stats: &mut SearchStats,
     ) -> Result<()> {
         let start = Instant::now();
-        let rows = self.rows() as Row;
-        let mut best = TopK::new(params.k);
+        self.map_dense(scratch)?;
+        let Scratch { dense_query, best, rows, fetch, .. } = scratch;
+        let (count, metric) = (self.rows() as Row, self.metric());
+        best.reset(params.k);
         let mut first = 0;
-        while first < rows {
+        while first < count {
             if first > 0 && params.is_late() {
-                stats.fraction = first as f32 / rows as f32;
+                stats.fraction = first as f32 / count as f32;
                 break;
             }
-            let end = rows.min(first.saturating_add(EXACT_BATCH as Row));
-            scratch.rows.clear();
-            scratch.rows.extend(first..end);
-            let query = &scratch.query;
-            let read = self.index.dense().for_each(&scratch.rows, &mut scratch.fetch, &mut |i, record| {
-                best.push(record.score(self.kernels, self.index.manifest().metric, query), first + i as Row);
+            let end = count.min(first.saturating_add(EXACT_BATCH as Row));
+            rows.clear();
+            rows.extend(first..end);
+            let read = self.index.dense().for_each(rows, fetch, &mut |i, record| {
+                best.push(order_key(record.score(self.kernels, metric, dense_query), first + i as Row));
             })?;
             stats.add_fetch(&read);
             first = end;
         }
         // The best rows are read again for their keys: k reads, instead of keys held for every row.
-        scratch.rows.clear();
-        scratch.rows.extend(best.finish().map(|(_, row)| row));
-        scratch.rows.sort_unstable();
-        let (query, rows) = (&scratch.query, &scratch.rows);
-        self.index.dense().for_each(rows, &mut scratch.fetch, &mut |i, record| {
-            let score = record.score(self.kernels, self.index.manifest().metric, query);
+        rows.clear();
+        rows.extend(best.by_id().iter().map(|&key| split_key(key).1));
+        self.index.dense().for_each(rows, fetch, &mut |i, record| {
+            let score = record.score(self.kernels, metric, dense_query);
             hits.push(Hit { key: record.key(), score, row: rows[i] });
         })?;
         stats.candidates = rows.len() as u32;
         stats.fetch_ns = elapsed_ns(start);
         Ok(())
     }
+}
+
+/// What `head` makes of a query (the query itself without one).
+fn map_query(
+    kernels: &Kernels,
+    head: Option<&Head>,
+    query: &[f32],
+    scratch: &mut HeadScratch,
+    out: &mut Vec<f32>,
+) -> Result<()> {
+    let Some(head) = head else {
+        out.clear();
+        out.extend_from_slice(query);
+        return Ok(());
+    };
+    head.apply(kernels, query, scratch, out);
+    check_norm(out)
+}
+
+/// Refuses a vector whose scores would overflow.
+fn check_norm(vector: &[f32]) -> Result<()> {
+    let norm = norm2(vector).sqrt();
+    if norm <= MAX_NORM {
+        return Ok(());
+    }
+    Err(Error::params("query", format!("its norm {norm:e} is above {MAX_NORM:e}; scale it down")))
 }
 
 /// Best first, ties by key; the best `k` stay.

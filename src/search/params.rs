@@ -5,6 +5,8 @@ use std::time::Instant;
 
 use crate::codes::ScanScratch;
 use crate::dense::{FetchScratch, FetchStats};
+use crate::error::{Error, Result};
+use crate::heads::HeadScratch;
 use crate::quantizer::{Probe, ProbeScratch, QueryTables};
 use crate::topk::Reservoir;
 use crate::types::{Key, Row};
@@ -23,19 +25,45 @@ pub struct SearchParams {
     pub nprobe: usize,
     /// Rows whose dense vectors are read and scored; 0: four a hit, at least 100. Never fewer than `k`.
     pub candidates: usize,
-    /// Score every dense vector instead: the truth, slowly.
+    /// Score every dense vector instead: the truth, slowly. Codes take no part in it, so `nprobe`, `candidates`,
+    /// `geometric` and `sparse_weight` do not apply.
     pub exact: bool,
+    /// Choose lists by centroids although there is a router: for comparing.
+    pub geometric: bool,
+    /// Weight of the code score in the score of a verified row, `dense + sparse_weight * code`: 0 to
+    /// [`SearchParams::MAX_SPARSE_WEIGHT`]. [`Hit::score`] is then that sum.
+    pub sparse_weight: f32,
     /// When to stop and return what was found.
     pub deadline: Option<Instant>,
 }
 
 impl Default for SearchParams {
     fn default() -> Self {
-        SearchParams { k: 10, nprobe: 0, candidates: 0, exact: false, deadline: None }
+        SearchParams {
+            k: 10,
+            nprobe: 0,
+            candidates: 0,
+            exact: false,
+            geometric: false,
+            sparse_weight: 0.0,
+            deadline: None,
+        }
     }
 }
 
 impl SearchParams {
+    /// The largest `sparse_weight`: far beyond any use, and far below what would make sums overflow.
+    pub const MAX_SPARSE_WEIGHT: f32 = 1e6;
+
+    /// Refuses values that have no meaning.
+    pub(super) fn check(&self) -> Result<()> {
+        if (0.0..=Self::MAX_SPARSE_WEIGHT).contains(&self.sparse_weight) {
+            return Ok(());
+        }
+        let reason = format!("{} is not between 0 and {}", self.sparse_weight, Self::MAX_SPARSE_WEIGHT);
+        Err(Error::params("sparse_weight", reason))
+    }
+
     /// Rows that will be verified.
     pub fn candidates_or_default(&self) -> usize {
         let wanted = match self.candidates {
@@ -55,7 +83,7 @@ impl SearchParams {
 pub struct Hit {
     /// The caller's key of the document.
     pub key: Key,
-    /// Exact score: larger is better.
+    /// Score of the dense vector, to which `sparse_weight` may add that of the code: larger is better.
     pub score: f32,
     /// Row in the index.
     pub row: Row,
@@ -99,7 +127,13 @@ impl SearchStats {
 /// Working memory of one thread; reused from query to query, it stops growing after the first few.
 #[derive(Debug, Default)]
 pub struct Scratch {
+    /// The query as it was given; normalised under cosine.
     pub(super) query: Vec<f32>,
+    /// What the code head makes of it.
+    pub(super) code_query: Vec<f32>,
+    /// What the dense head makes of it.
+    pub(super) dense_query: Vec<f32>,
+    pub(super) head: HeadScratch,
     pub(super) probe: ProbeScratch,
     pub(super) probes: Vec<Probe>,
     pub(super) tables: QueryTables,

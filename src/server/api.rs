@@ -45,8 +45,10 @@ pub(super) struct Effort {
     pub(super) nprobe: Option<u64>,
     /// Candidates to verify.
     pub(super) candidates: Option<u64>,
-    /// Score every row exactly.
+    /// Score every row exactly; the other parameters do not apply then.
     pub(super) exact: Option<bool>,
+    /// Weight of the code score beside the dense score; 0 when left out.
+    pub(super) sparse_weight: Option<f32>,
 }
 
 /// Element type of `vector_b64`.
@@ -83,6 +85,7 @@ pub(super) struct NpyParams {
     nprobe: Option<u64>,
     candidates: Option<u64>,
     exact: Option<bool>,
+    sparse_weight: Option<f32>,
     timeout_ms: Option<u64>,
     allow_partial: Option<bool>,
     with_fields: Option<bool>,
@@ -113,7 +116,12 @@ impl NpyParams {
             vector: Some(vector),
             limit: self.limit,
             offset: self.offset,
-            params: Some(Effort { nprobe: self.nprobe, candidates: self.candidates, exact: self.exact }),
+            params: Some(Effort {
+                nprobe: self.nprobe,
+                candidates: self.candidates,
+                exact: self.exact,
+                sparse_weight: self.sparse_weight,
+            }),
             timeout_ms: self.timeout_ms,
             allow_partial: self.allow_partial,
             with_fields: self.with_fields,

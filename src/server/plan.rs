@@ -54,6 +54,17 @@ pub(super) enum Query {
     Key(Key),
 }
 
+/// The weight asked for, within its range; none is 0.
+fn sparse_weight(asked: Option<f32>) -> Result<f32, Problem> {
+    let (weight, max) = (asked.unwrap_or(0.0), SearchParams::MAX_SPARSE_WEIGHT);
+    if (0.0..=max).contains(&weight) {
+        return Ok(weight);
+    }
+    let detail = format!("sparse_weight is {weight}");
+    let remedy = format!("give 0 to {max}, or leave it out for 0");
+    Err(Problem::meaning("params_out_of_range", "/params/sparse_weight", detail, remedy))
+}
+
 impl Rules<'_> {
     /// The plan of `request`, whose time runs from `arrived`.
     pub(super) fn plan(&self, request: SearchRequest, arrived: Instant) -> Result<Plan, Problem> {
@@ -122,6 +133,8 @@ impl Rules<'_> {
             nprobe: bounded("nprobe", effort.nprobe, limits.nprobe)?,
             candidates: bounded("candidates", effort.candidates, limits.candidates)?,
             exact,
+            geometric: false,
+            sparse_weight: sparse_weight(effort.sparse_weight)?,
             deadline: Some(deadline),
         })
     }

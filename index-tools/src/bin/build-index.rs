@@ -52,7 +52,7 @@ struct Arguments {
     /// Column of a .parquet input [default: its only list column]
     #[arg(long, value_name = "NAME")]
     column: Option<String>,
-    /// A trained quantizer to use instead of training one on a sample
+    /// A trained quantizer to use instead of training one on a sample; its heads are applied
     #[arg(long, value_name = "FILE", conflicts_with_all = ["lists", "code_bits", "code_bytes", "opq"])]
     quantizer: Option<PathBuf>,
     /// A file of settings, as config/build.toml
@@ -115,7 +115,8 @@ fn describe_plan(plan: &Plan, spec: &BuildSpec) -> String {
         ("metric", spec.metric.to_string()),
         ("lists", grouped(plan.lists as u64)),
         ("codes", codes(plan.code_bytes, plan.code_bits, plan.opq)),
-        ("dense", spec.dense.to_string()),
+        ("dense", format!("{} of {} dimensions", spec.dense, plan.dense_dim)),
+        ("learned", learned(&plan.heads, plan.router)),
         ("training", training),
         ("memory to build", format!("{} of {}", Size(plan.peak_memory), Size(spec.memory_limit))),
         ("memory to serve", Size(plan.memory_bytes).to_string()),
@@ -131,6 +132,8 @@ fn describe_report(report: &BuildReport, spec: &BuildSpec) -> String {
         ("skipped", grouped(report.skipped_rows)),
         ("lists", format!("{}, the largest of {} rows", grouped(report.lists as u64), grouped(report.largest_list))),
         ("codes", codes(report.code_bytes, report.code_bits, report.opq)),
+        ("dense", format!("{} of {} dimensions", spec.dense, report.dense_dim)),
+        ("learned", learned(&report.heads, report.router)),
         (
             "in memory",
             format!("{:.1} bytes a row, {}", report.memory_bytes_per_row, bytes(report.memory_bytes_per_row)),
@@ -153,4 +156,13 @@ fn describe_report(report: &BuildReport, spec: &BuildSpec) -> String {
 fn codes(bytes: usize, bits: u8, opq: bool) -> String {
     let rotation = if opq { "rotated (OPQ)" } else { "not rotated" };
     format!("{bytes} bytes a row, {bits} bits a subspace, {rotation}")
+}
+
+/// What the quantizer brings beside lists and codes. Document heads are applied by the build, query heads by search.
+fn learned(heads: &[String], router: bool) -> String {
+    let router = if router { "a router" } else { "no router" };
+    match heads {
+        [] => format!("no heads, {router}"),
+        heads => format!("heads {}; {router}", heads.join(", ")),
+    }
 }

@@ -15,7 +15,9 @@ use std::time::{Duration, Instant};
 /// Measure recall and speed of an index over a grid of settings.
 ///
 /// Right answers are the nearest rows (--truth, or --exact to compute them from the index's own vectors) or labelled
-/// documents (--qrels). Every combination of -k, --nprobe and --candidates is one line of the result.
+/// documents (--qrels). Every combination of -k, --nprobe, --candidates and --sparse-weight is one line of the result.
+/// Beside the recall of hits stands that of the candidates before verification ("of cand."), which bounds it; JSON has it
+/// by depth.
 #[derive(Parser)]
 #[command(name = "measure-recall", version, group(ArgGroup::new("reference").required(true).args(["truth", "qrels", "exact"])))]
 struct Arguments {
@@ -52,6 +54,12 @@ struct Arguments {
     /// Candidates to verify (0: the default for k).
     #[arg(long, value_delimiter = ',', default_value = "0")]
     candidates: Vec<usize>,
+    /// Weights of the code score beside the dense score.
+    #[arg(long, value_delimiter = ',', default_value = "0", value_name = "W")]
+    sparse_weight: Vec<f32>,
+    /// Choose lists by centroids although the index has a router, for comparing.
+    #[arg(long)]
+    geometric: bool,
     /// Threads that search at the same time.
     #[arg(long, default_value_t = 1)]
     threads: usize,
@@ -103,8 +111,9 @@ fn run(arguments: &Arguments) -> Result<()> {
         batch: arguments.batch,
         at_least: Duration::from_secs_f64(arguments.seconds),
         exact: false,
+        geometric: arguments.geometric,
     };
-    let table = Table { print: !arguments.json };
+    let table = Table { print: !arguments.json, weight: arguments.sparse_weight.iter().any(|&weight| weight != 0.0) };
     table.header();
     let mut outcomes = Vec::new();
     for setting in grid(arguments) {
@@ -182,16 +191,18 @@ fn read_keys(arguments: &Arguments, searcher: &Searcher) -> Result<Option<Vec<Ke
     Ok(Some(keys))
 }
 
-/// Every combination of the lists, candidates fastest; candidates below k are raised to it, so duplicates are dropped.
+/// Every combination of the lists, weights fastest; candidates below k are raised to it, so duplicates are dropped.
 fn grid(arguments: &Arguments) -> Vec<Setting> {
     let mut settings = Vec::new();
     for &k in &arguments.k {
         for &nprobe in &arguments.nprobe {
             for &candidates in &arguments.candidates {
                 let candidates = if candidates == 0 { 0 } else { candidates.max(k) };
-                let setting = Setting { k, nprobe, candidates };
-                if !settings.contains(&setting) {
-                    settings.push(setting);
+                for &sparse_weight in &arguments.sparse_weight {
+                    let setting = Setting { k, nprobe, candidates, sparse_weight };
+                    if !settings.contains(&setting) {
+                        settings.push(setting);
+                    }
                 }
             }
         }
@@ -210,6 +221,9 @@ fn report(searcher: &Searcher, open_ms: f64, opened: Memory, outcomes: &[Outcome
             "version": manifest.id,
             "rows": manifest.rows,
             "dim": manifest.dim,
+            "dense_dim": manifest.dense_dim,
+            "heads": manifest.heads,
+            "router": manifest.router,
             "metric": manifest.metric,
             "lists": manifest.lists,
             "code_bits": manifest.code_bits,
@@ -229,48 +243,39 @@ fn report(searcher: &Searcher, open_ms: f64, opened: Memory, outcomes: &[Outcome
 /// The table for people, a line as soon as it is measured.
 struct Table {
     print: bool,
+    /// Whether a column for the weight is worth its room.
+    weight: bool,
 }
 
 impl Table {
     fn header(&self) {
-        if self.print {
-            println!(
-                "{:>5} {:>7} {:>10} {:>8} {:>8} {:>9} {:>8} {:>8}   {:>7} {:>7} {:>7} µs  {:>9} {:>8}",
-                "k",
-                "nprobe",
-                "candidates",
-                "recall",
-                "MRR",
-                "queries/s",
-                "p50 µs",
-                "p99 µs",
-                "probe",
-                "scan",
-                "fetch",
-                "rows",
-                "vectors"
-            );
-        }
+        let weight = format!("{:>7}", "weight");
+        self.line(
+            &weight,
+            &format!("{:>5} {:>7} {:>10}", "k", "nprobe", "candidates"),
+            &format!(
+                "{:>8} {:>8} {:>8} {:>9} {:>8} {:>8}",
+                "recall", "of cand.", "MRR", "queries/s", "p50 µs", "p99 µs"
+            ),
+            &format!("{:>7} {:>7} {:>7} µs  {:>9} {:>8}", "probe", "scan", "fetch", "rows", "vectors"),
+        );
     }
 
     fn row(&self, o: &Outcome) {
+        let of_candidates = o.candidate_recall.last_key_value().map_or(1.0, |(_, &recall)| recall);
+        let (recall, mrr, qps, p50, p99) = (o.recall, o.mrr, o.qps, o.p50_us, o.p99_us);
+        let (probe, scan, fetch) = (o.probe_us, o.scan_us, o.fetch_us);
+        self.line(
+            &format!("{:>7}", o.sparse_weight),
+            &format!("{:>5} {:>7} {:>10}", o.k, o.nprobe, o.candidates),
+            &format!("{recall:>8.4} {of_candidates:>8.4} {mrr:>8.4} {qps:>9.0} {p50:>8.1} {p99:>8.1}"),
+            &format!("{probe:>7.1} {scan:>7.1} {fetch:>7.1}     {:>9.0} {:>8.0}", o.rows_scanned, o.vectors_read),
+        );
+    }
+
+    fn line(&self, weight: &str, setting: &str, quality: &str, work: &str) {
         if self.print {
-            println!(
-                "{:>5} {:>7} {:>10} {:>8.4} {:>8.4} {:>9.0} {:>8.1} {:>8.1}   {:>7.1} {:>7.1} {:>7.1}     {:>9.0} {:>8.0}",
-                o.k,
-                o.nprobe,
-                o.candidates,
-                o.recall,
-                o.mrr,
-                o.qps,
-                o.p50_us,
-                o.p99_us,
-                o.probe_us,
-                o.scan_us,
-                o.fetch_us,
-                o.rows_scanned,
-                o.vectors_read
-            );
+            println!("{setting}{} {quality}   {work}", if self.weight { weight } else { "" });
         }
     }
 }

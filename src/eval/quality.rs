@@ -1,0 +1,74 @@
+//! How good many answers are: hits, and the candidates they were chosen from.
+
+use rayon::prelude::*;
+use std::collections::BTreeMap;
+
+use super::reference::{DEPTHS, Quality, Reference};
+use crate::error::Result;
+use crate::search::{Hit, Scratch, SearchParams, SearchStats, Searcher};
+use crate::types::Row;
+
+/// Quality of the first k hits of each query (None: nothing is known to be right for it).
+pub(super) fn hit_quality(
+    searcher: &Searcher,
+    queries: &[f32],
+    reference: &Reference,
+    answers: &[(Vec<Hit>, SearchStats)],
+    params: &SearchParams,
+) -> Result<Vec<Option<Quality>>> {
+    // A mixed score says nothing beside scores of dense vectors.
+    let mixed = matches!(reference, Reference::Neighbours(_)) && params.sparse_weight > 0.0 && !params.exact;
+    let quality = |scratch: &mut Scratch, query: usize, vector, hits: &[Hit]| {
+        let hits = &hits[..hits.len().min(params.k)];
+        let rescored = match mixed {
+            true => Some(dense_hits(searcher, vector, hits.iter().map(|hit| hit.row), scratch)?),
+            false => None,
+        };
+        Ok(reference.quality(query, rescored.as_deref().unwrap_or(hits), params.k))
+    };
+    let of_queries = queries.par_chunks(searcher.dim()).zip(answers).enumerate();
+    of_queries
+        .map_init(|| searcher.scratch(), |scratch, (query, (vector, (hits, _)))| quality(scratch, query, vector, hits))
+        .collect()
+}
+
+/// Mean recall of the candidates of `params` by depth.
+pub(super) fn candidate_recall(
+    searcher: &Searcher,
+    queries: &[f32],
+    reference: &Reference,
+    params: &SearchParams,
+) -> Result<BTreeMap<usize, f64>> {
+    let all = params.candidates_or_default();
+    let depths: Vec<usize> = DEPTHS.into_iter().filter(|&depth| depth < all).chain([all]).collect();
+    let of_query = |scratch: &mut Scratch, query, vector| -> Result<Vec<Option<Quality>>> {
+        let mut candidates = Vec::new();
+        searcher.candidates(vector, params, scratch, &mut candidates)?;
+        let hits = dense_hits(searcher, vector, candidates.iter().map(|candidate| candidate.0), scratch)?;
+        let within = |&depth: &usize| reference.quality(query, &hits[..hits.len().min(depth)], depth.min(params.k));
+        Ok(depths.iter().map(within).collect())
+    };
+    let found: Vec<Vec<Option<Quality>>> = queries
+        .par_chunks(searcher.dim())
+        .enumerate()
+        .map_init(|| searcher.scratch(), |scratch, (query, vector)| of_query(scratch, query, vector))
+        .collect::<Result<_>>()?;
+    let mean = |at: usize| Quality::mean(found.iter().map(|of_query| of_query[at])).recall;
+    Ok(depths.iter().enumerate().map(|(at, &depth)| (depth, mean(at))).collect())
+}
+
+/// Rows as hits with the scores of their dense vectors, in the order in which they come.
+fn dense_hits(
+    searcher: &Searcher,
+    query: &[f32],
+    rows: impl Iterator<Item = Row>,
+    scratch: &mut Scratch,
+) -> Result<Vec<Hit>> {
+    let rows: Vec<Row> = rows.collect();
+    let mut ascending = rows.clone();
+    ascending.sort_unstable();
+    let mut hits = Vec::new();
+    searcher.score_rows(query, &ascending, scratch, &mut hits)?;
+    let place = |row: &Row| ascending.partition_point(|other| other < row);
+    Ok(rows.iter().map(|row| hits[place(row)]).collect())
+}
