@@ -1,10 +1,7 @@
 //! The words that every module shares: rows, lists, keys, metrics, element types.
 
 use serde::{Deserialize, Serialize};
-use std::fmt;
-use std::str::FromStr;
 
-use crate::error::{Error, Result};
 
 /// Ordinal of a document in the index. Row order is list order: the rows of list 0, then those of list 1, and so on.
 pub type Row = u32;
@@ -53,23 +50,25 @@ impl Element {
     }
 }
 
+/// Public names of the variants of an enum: `Display`, and `FromStr` whose error lists them.
 macro_rules! names {
     ($type:ty, $param:literal, $($variant:path => $name:literal),+) => {
-        impl fmt::Display for $type {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        impl std::fmt::Display for $type {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
                 f.pad(match self { $($variant => $name),+ })
             }
         }
-        impl FromStr for $type {
-            type Err = Error;
-            fn from_str(text: &str) -> Result<Self> {
+        impl std::str::FromStr for $type {
+            type Err = $crate::error::Error;
+            fn from_str(text: &str) -> $crate::error::Result<Self> {
                 match text {
                     $($name => Ok($variant),)+
-                    other => Err(Error::params($param, format!("{other:?} is not one of {}", [$($name),+].join(", ")))),
+                    other => Err($crate::error::Error::params($param, format!("{other:?} is not one of {}", [$($name),+].join(", ")))),
                 }
             }
         }
     };
 }
+pub(crate) use names;
 names!(Metric, "metric", Metric::Ip => "ip", Metric::Cosine => "cosine", Metric::L2 => "l2");
 names!(Element, "dense", Element::F32 => "f32", Element::F16 => "f16", Element::I8 => "i8");

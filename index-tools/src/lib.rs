@@ -7,3 +7,4 @@ pub mod recipe;
 pub mod shell;
 pub mod size;
 pub mod table;
+pub mod training;

@@ -23,7 +23,7 @@ mod spec;
 mod spill;
 mod write;
 
-pub use plan::Plan;
+pub use plan::{Plan, auto_bytes, auto_lists};
 pub use spec::{BuildReport, BuildSpec, OnBad, Phase};
 
 use ndarray::ArrayView2;

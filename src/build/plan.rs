@@ -126,14 +126,14 @@ impl Learned {
 }
 
 /// About twice the square root of the rows, in steps that people recognise: powers of two.
-fn auto_lists(rows: u64) -> usize {
+pub fn auto_lists(rows: u64) -> usize {
     let target = 2.0 * (rows as f64).sqrt();
     let power = target.log2().round().clamp(0.0, 20.0) as u32;
     (1usize << power).min((rows / 32).max(1) as usize)
 }
 
 /// One byte for eight dimensions (a multiple of 4, 4 to 128).
-fn auto_bytes(dim: usize) -> usize {
+pub fn auto_bytes(dim: usize) -> usize {
     (dim / 8).next_multiple_of(4).clamp(4, 128)
 }
 

@@ -12,6 +12,7 @@ use std::collections::{HashSet, VecDeque};
 use super::codes::epoch_pairs;
 use super::examples::Example;
 use crate::sample::Rng;
+use crate::types::names;
 
 /// Where the negatives of stage 2 come from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,6 +28,9 @@ pub enum Sampling {
     /// Batches that grow like snowballs.
     Snowball,
 }
+
+names!(Sampling, "sampling", Sampling::Random => "random", Sampling::Ann => "ann", Sampling::AnnInBatch => "ann-in-batch",
+    Sampling::Walk => "walk", Sampling::Snowball => "snowball");
 
 /// What the codes returned for each query, best first, relevant documents left out. Queries that were not searched have none.
 #[derive(Debug, Clone, Default)]

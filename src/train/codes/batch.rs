@@ -16,6 +16,8 @@ pub(in crate::train) struct Batch {
     pub(in crate::train) own: Vec<usize>,
     /// Places (row, column) that are left out: documents that are relevant, too.
     pub(in crate::train) masked: Vec<(usize, usize)>,
+    /// Seed of what is random about the batch itself.
+    pub(in crate::train) draw: u64,
 }
 
 impl Batch {
@@ -34,7 +36,7 @@ impl Batch {
                 masked.extend(found.map(|&at| (row, at)));
             }
         }
-        Batch { queries, columns, own, masked }
+        Batch { queries, columns, own, masked, draw: 0 }
     }
 }
 

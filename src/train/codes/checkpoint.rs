@@ -73,7 +73,7 @@ pub(super) fn write(trainer: &mut Trainer<'_>, vfs: &dyn Vfs, path: &Path) -> Re
     let beside = path.with_extension("writing");
     let meta = Meta {
         run: hex(&trainer.fingerprint),
-        dim: trainer.examples.dim(),
+        dim: trainer.rotation.nrows(),
         step: trainer.step,
         reseeded: trainer.reseeded,
         list_weight: trainer.model.list_weight,

@@ -273,7 +273,7 @@ impl<'a> Trainer<'a> {
             let began = Instant::now();
             let documents = self.documents.nrows();
             let more = negatives(pairs, self.nearest.as_ref(), settings.negatives, documents, &mut rng);
-            let batch = Batch::new(pairs, more, &self.positives);
+            let batch = Batch { draw: rng.next_u64(), ..Batch::new(pairs, more, &self.positives) };
             let teacher = self.teacher.as_ref().map_or((&self.queries, &self.documents), |(q, v)| (q, v));
             let inputs =
                 Inputs { queries: &self.queries, documents: &self.documents, lists: &lists, teacher };
@@ -434,6 +434,7 @@ fn start_model(
             teacher_temperature: settings.teacher_temperature,
             teacher_weight,
             lists: several && settings.list_rate > 0.0,
+            translation: settings.translation,
         },
         list_weight: None,
     }

@@ -4,6 +4,7 @@
 //! folded), so a document `v` in list `o` is coded as `o + PQ(v - o)`.
 
 use ndarray::{Array2, Axis};
+use rayon::prelude::*;
 
 use super::super::examples::select;
 use super::super::head::{Pass, TrainedHead};
@@ -11,7 +12,8 @@ use super::super::loss::{MASKED, info_nce, list_net, softmax_rows};
 use super::super::optimiser::Parameter;
 use super::super::soft::SoftCodes;
 use super::batch::Batch;
-use crate::linalg::blocked;
+use crate::linalg::{blocked, norm2};
+use crate::sample::Rng;
 use crate::types::ListId;
 
 /// What trains.
@@ -38,6 +40,8 @@ pub(super) struct LossSettings {
     pub(super) teacher_weight: f32,
     /// Whether lists are scored, too.
     pub(super) lists: bool,
+    /// Length of the vector that a pair is moved by.
+    pub(super) translation: f32,
 }
 
 /// Vectors that a step draws from.
@@ -132,11 +136,32 @@ impl Model {
     }
 
     fn forward(&self, inputs: &Inputs<'_>, batch: &Batch) -> Forward {
-        let query_input = select(inputs.queries.view(), batch.queries.iter().copied());
-        let document_input = select(inputs.documents.view(), batch.columns.iter().copied());
+        let mut query_input = select(inputs.queries.view(), batch.queries.iter().copied());
+        let mut document_input = select(inputs.documents.view(), batch.columns.iter().copied());
+        if self.loss.translation > 0.0 {
+            self.translate(&mut query_input, &mut document_input, batch);
+        }
         let query_pass = self.query_head.as_ref().map(|head| head.forward(query_input.view()));
         let document_pass = self.document_head.as_ref().map(|head| head.forward(document_input.view()));
         Forward { query_input, query_pass, document_input, document_pass }
+    }
+
+    /// Moves every query and its own document by one random vector, and back to their lengths.
+    fn translate(&self, queries: &mut Array2<f32>, documents: &mut Array2<f32>, batch: &Batch) {
+        let d = queries.ncols();
+        let scale = self.loss.translation / (d as f32).sqrt();
+        let rows = queries.axis_iter_mut(Axis(0)).into_par_iter().zip(documents.axis_iter_mut(Axis(0)).into_par_iter());
+        rows.enumerate().for_each(|(i, (mut query, mut document))| {
+            let mut rng = Rng::stream(batch.draw, i as u64);
+            let by: Vec<f32> = (0..d).map(|_| rng.normal() * scale).collect();
+            for row in [&mut query, &mut document] {
+                let row = row.as_slice_mut().expect("C order");
+                let length = norm2(row).sqrt();
+                row.iter_mut().zip(&by).for_each(|(v, by)| *v += by);
+                let longer = norm2(row).sqrt().max(f32::MIN_POSITIVE);
+                row.iter_mut().for_each(|v| *v *= length / longer);
+            }
+        });
     }
 
     /// The distribution over the columns that each query should have; None: all on its own document.

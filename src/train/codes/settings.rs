@@ -2,7 +2,7 @@
 
 use crate::error::{Error, Result};
 use crate::quantizer::CodeShape;
-use crate::types::Metric;
+use crate::types::{Metric, names};
 
 /// What codes learn from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,6 +23,9 @@ pub enum HeadChoice {
     /// Queries and documents.
     Both,
 }
+
+names!(Method, "method", Method::Contrastive => "contrastive", Method::Distill => "distill");
+names!(HeadChoice, "heads", HeadChoice::None => "none", HeadChoice::Query => "query", HeadChoice::Both => "both");
 
 /// How lists and codes are trained.
 #[derive(Debug, Clone)]
@@ -45,6 +48,9 @@ pub struct CodeTraining {
     pub batch: usize,
     /// Random documents added to a batch as negatives.
     pub negatives: usize,
+    /// Length of a random vector that is added to a query and its document alike in every batch: pairs that do not exist, but
+    /// could. Codewords then learn less of the training documents by heart.
+    pub translation: f32,
     /// `tau`: quantized scores are divided by it.
     pub score_temperature: f32,
     /// Temperature of the choice among codewords, in units of a subspace's mean squared error at the start.
@@ -83,21 +89,22 @@ impl CodeTraining {
             shape,
             heads: HeadChoice::None,
             hidden: None,
-            epochs: 30,
-            batch: 1_024,
+            epochs: 8,
+            batch: 2_048,
             negatives: 0,
+            translation: 0.0,
             score_temperature: 0.03,
             choice_temperature: 0.5,
             teacher_temperature: 0.03,
             teacher_weight: 0.0,
             neighbours: 200,
             code_rate: 0.08,
-            list_rate: 0.01,
-            head_rate: 1e-4,
+            list_rate: 0.02,
+            head_rate: 3e-4,
             head_decay: 0.0,
-            warmup: 0.1,
+            warmup: 0.05,
             clip: 1.0,
-            patience: 5,
+            patience: 3,
             seed: 1,
         }
     }
@@ -132,6 +139,7 @@ impl CodeTraining {
             return Err(Error::params(name, format!("{value}; it must be above 0")));
         }
         let not_negative = [
+            ("translation", self.translation, f32::MAX),
             ("list_rate", self.list_rate, f32::MAX),
             ("head_rate", self.head_rate, f32::MAX),
             ("head_decay", self.head_decay, f32::MAX),
