@@ -17,9 +17,13 @@
 
 mod candidates;
 mod load;
+mod measure;
+mod report;
 
 pub use candidates::{TemporaryIndex, candidates};
 pub use load::{Loaded, load};
+pub use measure::{DEPTHS, Quality, TestSet};
+pub use report::{COLUMNS, Run, cell, group_title, groups, report_page};
 
 use ndarray::{Array2, Axis};
 use serde::Serialize;
