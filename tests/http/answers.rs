@@ -63,13 +63,24 @@ fn the_sparse_weight_reaches_the_engine() {
         let reply = post(server.address, "/search", &ask(weight).to_string());
         assert_eq!(hits(&reply.json()), of(weight), "{weight}: {}", reply.text());
         let path = format!("{BATCH}?sparse_weight={weight}");
-        let reply =
-            send(server.address, "POST", &path, &[("content-type", "application/x-npy")], &npy(&[query.clone()]));
+        let reply = send(
+            server.address,
+            "POST",
+            &path,
+            &[("content-type", "application/x-npy")],
+            &npy(std::slice::from_ref(&query)),
+        );
         assert_eq!(hits(&reply.json()["results"][0]), of(weight), "{weight}: {}", reply.text());
     }
     assert_ne!(of(0.0), of(0.3));
     let path = format!("{BATCH}?sparse_weight=NaN");
-    let reply = send(server.address, "POST", &path, &[("content-type", "application/x-npy")], &npy(&[query.clone()]));
+    let reply = send(
+        server.address,
+        "POST",
+        &path,
+        &[("content-type", "application/x-npy")],
+        &npy(std::slice::from_ref(&query)),
+    );
     assert_eq!((reply.status, reply.json()["code"].as_str()), (422, Some("params_out_of_range")));
 }
 
