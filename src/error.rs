@@ -86,10 +86,9 @@ pub enum Error {
 }
 
 impl Error {
-    /// An [`Error::Io`] about `path`; shaped for `map_err`.
+    /// An [`Error::Io`] about `path`; shaped for `map_err`. The path is copied only when there is an error.
     pub fn io(path: impl AsRef<Path>) -> impl FnOnce(io::Error) -> Error {
-        let path = path.as_ref().to_path_buf();
-        move |source| Error::Io { path, source }
+        move |source| Error::Io { path: path.as_ref().to_path_buf(), source }
     }
 
     /// An [`Error::Corrupt`].

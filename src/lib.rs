@@ -24,7 +24,7 @@
 //! | [`dataset`] | other people's files: npy, fbin, fvecs, parquet, IDX, keys, qrels, pairs and their split |
 //! | [`topk`], [`linalg`] | best-k as sortable integers; matrix helpers |
 //! | [`heads`] | small trained maps over the vectors of a frozen encoder |
-//! | [`quantizer`] | centroids, rotation, codebooks; a query's score tables |
+//! | [`quantizer`] | centroids, rotation, codebooks, learned heads and router; a query's score tables |
 //! | [`codes`] | inverted lists in memory and their scan |
 //! | [`dense`] | dense vectors on SSD: records, shards, four ways to read them |
 //! | [`train`] | k-means, product quantization, OPQ |
@@ -40,6 +40,8 @@
 //! - Row order is list order: a row's number says where its code and its dense vector lie, so ids cost no memory. The
 //!   caller's key lies beside the dense vector.
 //! - A score is larger when better, everywhere. L2 is negated once, at the edge.
+//! - Callers send the encoder's own vectors, whatever was learned: document heads are applied by the build, query heads by
+//!   search. Base scores of lists are those of centroids, also where a router chooses the lists.
 //! - Answers do not depend on the number of threads, on how vectors are read, or on the instruction set: integer scans
 //!   are equal to the bit, float kernels share one order of summation, ties are broken by key.
 //! - A build from the same input, seed and parameters gives the same bytes at any number of threads.

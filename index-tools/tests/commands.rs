@@ -4,6 +4,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use bigrain::dataset::{Scalar, VectorWriter};
+use bigrain::heads::{Head, Heads};
+use bigrain::quantizer::Quantizer;
+use bigrain::vfs::RealVfs;
 use tempfile::TempDir;
 
 /// A folder with `vectors.npy` (200 x 8) in it.
@@ -51,6 +54,60 @@ fn a_build_reports_for_people_and_for_machines() {
     }
     let checked = json(&check(folder.path()));
     assert_eq!((&checked["ok"], &checked["id"]), (&true.into(), &report["id"]));
+}
+
+/// The folder of the only version of the index.
+fn version(dir: &Path) -> PathBuf {
+    std::fs::read_dir(dir.join("index")).unwrap().map(|e| e.unwrap().path()).find(|path| path.is_dir()).unwrap()
+}
+
+#[test]
+fn heads_of_a_given_quantizer_are_applied_and_reported() {
+    let folder = folder();
+    json(&build(folder.path(), &["--json", "--lists", "4"]).output().unwrap());
+    let trained = Quantizer::read(&RealVfs, &version(folder.path()).join("quantizer.bg"), None).unwrap();
+    let head = Head::identity(8, true);
+    let heads = Heads { dense_query: Some(head.clone()), dense_document: Some(head), ..Heads::default() };
+    let learned = trained.with_heads(heads).unwrap();
+    learned.write(&RealVfs, &folder.path().join("learned.bg"), [1; 16]).unwrap();
+    let given = ["--quantizer", "learned.bg"];
+    let names = serde_json::json!(["dense_query", "dense_document"]);
+    let plan = json(&build(folder.path(), &[&given[..], &["--json", "--dry-run"]].concat()).output().unwrap());
+    assert_eq!((&plan["dim"], &plan["dense_dim"], &plan["heads"]), (&8.into(), &8.into(), &names));
+    let report = json(&build(folder.path(), &[&given[..], &["--json"]].concat()).output().unwrap());
+    assert_eq!((&report["dim"], &report["dense_dim"], &report["heads"]), (&8.into(), &8.into(), &names));
+    assert_eq!(report["router"], false);
+    let text = build(folder.path(), &given).output().unwrap();
+    let text = String::from_utf8(text.stdout).unwrap();
+    assert!(text.contains("dense_query, dense_document") && text.contains("f32 of 8 dimensions"), "{text}");
+    assert_ends(&build(folder.path(), &[&given[..], &["--metric", "l2"]].concat()).output().unwrap(), 1, "metric");
+}
+
+#[test]
+fn recall_is_measured_before_and_after_verification() {
+    let folder = folder();
+    json(&build(folder.path(), &["--json", "--lists", "4", "--code-bytes", "4"]).output().unwrap());
+    let measure = |more: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_measure-recall"));
+        command.current_dir(folder.path()).args(["--index", "index", "--queries", "vectors.npy", "--exact"]);
+        command.args(["--seconds", "0", "-k", "10", "--nprobe", "4", "--candidates", "20,200"]).args(more);
+        command.output().unwrap()
+    };
+    let report = json(&measure(&["--json", "--sparse-weight", "0,0.5"]));
+    let results = report["results"].as_array().unwrap();
+    assert_eq!(results.len(), 4);
+    assert_eq!(results.iter().map(|r| r["sparse_weight"].as_f64().unwrap()).collect::<Vec<_>>(), [0.0, 0.5, 0.0, 0.5]);
+    let depths = |at: usize| results[at]["candidate_recall"].as_object().unwrap().keys().cloned().collect::<Vec<_>>();
+    assert_eq!(
+        (depths(0), depths(2)),
+        (vec!["10".to_string(), "20".into()], vec!["10".into(), "100".into(), "200".into()])
+    );
+    assert_eq!((&results[2]["recall"], &results[2]["candidate_recall"]["200"]), (&1.0.into(), &1.0.into()));
+    assert!(results[0]["candidate_recall"]["10"].as_f64() < results[0]["candidate_recall"]["20"].as_f64());
+    assert!(String::from_utf8(measure(&[]).stdout).unwrap().contains("of cand."));
+    assert_ends(&measure(&["--sparse-weight", "NaN"]), 1, "sparse_weight");
+    // More hits than rows: all of them are found.
+    assert_eq!(json(&measure(&["--json", "-k", "500"]))["results"][0]["recall"], 1.0);
 }
 
 #[test]
@@ -108,9 +165,7 @@ fn failed_work_ends_with_1_and_one_line() {
 fn damage_is_named_by_file_and_record() {
     let folder = folder();
     json(&build(folder.path(), &["--json"]).output().unwrap());
-    let dir = folder.path().join("index");
-    let version: PathBuf = std::fs::read_dir(&dir).unwrap().map(|e| e.unwrap().path()).find(|p| p.is_dir()).unwrap();
-    let path = version.join("dense-000.bg");
+    let path = version(folder.path()).join("dense-000.bg");
     let mut bytes = std::fs::read(&path).unwrap();
     // The second record: 8 floats, key and checksum are 44 bytes.
     bytes[4096 + 44 + 3] ^= 1;

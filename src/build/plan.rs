@@ -291,6 +291,8 @@ fn product_rate(dim: usize) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::heads::tests::random_head;
+    use crate::quantizer::tests::random_quantizer;
 
     fn spec() -> BuildSpec {
         BuildSpec::new("in.npy", "out")
@@ -308,6 +310,7 @@ mod tests {
             for (rows, dim) in [(2_000_000, 128), (8_800_000, 384), (60_000, 784)] {
                 let plan = Plan::new(&BuildSpec { memory_limit: limit, ..spec() }, rows, dim).unwrap();
                 assert!(plan.peak_memory <= limit, "{} of {limit} for {rows} x {dim}", plan.peak_memory);
+                assert!(plan.chunk_rows > 0 && plan.chunk_rows.is_multiple_of(BLOCK as u64), "chunks are whole blocks");
             }
         }
     }
@@ -319,6 +322,23 @@ mod tests {
         let needed: u64 = message.split("at least ").nth(1).unwrap().split(' ').next().unwrap().parse().unwrap();
         let enough = BuildSpec { memory_limit: needed << 20, ..spec };
         assert!(Plan::new(&enough, 1_000_000, 768).is_ok(), "{message}");
+    }
+
+    #[test]
+    fn heads_and_router_are_paid_for() {
+        let spec = BuildSpec { metric: Metric::Cosine, ..spec() };
+        let plain = random_quantizer(Metric::Cosine, CodeBits::Eight, false, 1);
+        let head = |output| Some(random_head(24, Some(4_000), output, 1));
+        let heads =
+            Heads { code_query: head(24), code_document: head(24), dense_query: head(8), dense_document: head(8) };
+        let learned = plain.clone().with_heads(heads).unwrap().with_router(Array2::zeros((9, 24))).unwrap();
+        let (before, after) = [plain, learned].map(|q| Plan::for_quantizer(&spec, 1_000_000, &q).unwrap()).into();
+        assert_eq!((after.dim, after.code_dim, after.dense_dim), (24, 24, 8));
+        assert_eq!((after.heads.len(), after.router, before.heads.len()), (4, true, 0));
+        assert!(after.spill_bytes < before.spill_bytes && after.disk_bytes < before.disk_bytes);
+        let values = 4_000 * (24 + 1) * 4 + 4_000 * (24 + 24 + 8 + 8);
+        assert!(after.memory_bytes >= before.memory_bytes + 4 * values);
+        assert!(after.operations > 1.5 * before.operations);
     }
 
     #[test]

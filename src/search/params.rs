@@ -55,8 +55,11 @@ impl SearchParams {
     /// The largest `sparse_weight`: far beyond any use, and far below what would make sums overflow.
     pub const MAX_SPARSE_WEIGHT: f32 = 1e6;
 
-    /// Refuses values that have no meaning.
-    pub(super) fn check(&self) -> Result<()> {
+    /// Refuses values that have no meaning; every search does.
+    ///
+    /// # Errors
+    /// `InvalidParams` for a `sparse_weight` out of range.
+    pub fn check(&self) -> Result<()> {
         if (0.0..=Self::MAX_SPARSE_WEIGHT).contains(&self.sparse_weight) {
             return Ok(());
         }

@@ -5,3 +5,4 @@ mod common;
 mod corruption;
 mod crash;
 mod end_to_end;
+mod learned;

@@ -49,6 +49,42 @@ fn each_kind_of_query_finds_the_same() {
 }
 
 #[test]
+fn the_sparse_weight_reaches_the_engine() {
+    let server = start(|_| ());
+    let query = vector(5);
+    let of = |sparse_weight: f32| {
+        let params = SearchParams { k: 10, sparse_weight, ..Default::default() };
+        let mut found = Vec::new();
+        server.searcher.search(&query, &params, &mut server.searcher.scratch(), &mut found).unwrap();
+        found.iter().map(|hit| (hit.key, hit.score)).collect::<Vec<_>>()
+    };
+    let ask = |weight: f32| json!({"vector": query, "params": {"sparse_weight": weight}});
+    for weight in [0.0, 0.3, 1e6] {
+        let reply = post(server.address, "/search", &ask(weight).to_string());
+        assert_eq!(hits(&reply.json()), of(weight), "{weight}: {}", reply.text());
+        let path = format!("{BATCH}?sparse_weight={weight}");
+        let reply = send(
+            server.address,
+            "POST",
+            &path,
+            &[("content-type", "application/x-npy")],
+            &npy(std::slice::from_ref(&query)),
+        );
+        assert_eq!(hits(&reply.json()["results"][0]), of(weight), "{weight}: {}", reply.text());
+    }
+    assert_ne!(of(0.0), of(0.3));
+    let path = format!("{BATCH}?sparse_weight=NaN");
+    let reply = send(
+        server.address,
+        "POST",
+        &path,
+        &[("content-type", "application/x-npy")],
+        &npy(std::slice::from_ref(&query)),
+    );
+    assert_eq!((reply.status, reply.json()["code"].as_str()), (422, Some("params_out_of_range")));
+}
+
+#[test]
 fn more_like_this_leaves_the_row_itself_out() {
     let server = start(|_| ());
     let expected = direct(&server.searcher, &vector(5), 11);

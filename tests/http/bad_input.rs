@@ -2,11 +2,13 @@
 
 use std::io::Write;
 
+use bigrain::heads::{Head, Heads};
 use bigrain::sample::Rng;
+use ndarray::{Array2, s};
 use serde_json::{Value, json};
 
 use crate::client::{connect, post, read_all, send};
-use crate::fixture::{DIM, Server, npy, start, vector};
+use crate::fixture::{DIM, FIRST_KEY, Server, npy, start, start_with_heads, vector};
 
 const BATCH: &str = "/v1/collections/default/search/batch";
 
@@ -58,6 +60,11 @@ fn requests_without_meaning_are_422_with_a_pointer() {
         (with("params", json!({"nprobe": 0})), "params_out_of_range", "/params/nprobe"),
         (with("params", json!({"candidates": 100_001})), "params_out_of_range", "/params/candidates"),
         (with("params", json!({"nprob": 3})), "unknown_field", "/params/nprob"),
+        (with("params", json!({"sparse_weight": -0.5})), "params_out_of_range", "/params/sparse_weight"),
+        (with("params", json!({"sparse_weight": 1e7})), "params_out_of_range", "/params/sparse_weight"),
+        (with("params", json!({"sparse_weight": 1e39})), "params_out_of_range", "/params/sparse_weight"),
+        (with("params", json!({"sparse_weight": "0.3"})), "invalid_value", "/params/sparse_weight"),
+        (with("params", json!({"sparse_wieght": 0.3})), "unknown_field", "/params/sparse_wieght"),
         (with("vectro", json!(1)), "unknown_field", "/vectro"),
         (with("text", json!("red shoe")), "query_ambiguous", ""),
         (json!({"text": "red shoes"}).to_string(), "unknown_text", "/text"),
@@ -71,6 +78,20 @@ fn requests_without_meaning_are_422_with_a_pointer() {
         assert_eq!((status, found.as_str(), place.as_str()), (422, code, pointer), "{body}: {problem}");
     }
     assert_eq!(post(server.address, "/search", &with("stats", json!(true))).status, 200, "the server lives on");
+}
+
+#[test]
+fn a_query_by_key_needs_stored_vectors_that_are_queries() {
+    let half = Some(Head { linear: Array2::eye(DIM).slice_move(s![..DIM / 2, ..]), residual: None, normalise: true });
+    let heads = Heads { dense_query: half.clone(), dense_document: half, ..Heads::default() };
+    let server = start_with_heads(heads, |_| ());
+    let (status, code, _, problem) = refused(&server, "/search", &json!({"key": FIRST_KEY}).to_string());
+    assert_eq!((status, code.as_str()), (422, "unsupported"), "{problem}");
+    assert!(problem["detail"].as_str().unwrap().contains("send the document's own vector"), "{problem}");
+    let reply = post(server.address, "/search", &json!({"vector": vector(0)}).to_string());
+    assert_eq!(reply.json()["hits"][0]["key"], json!(FIRST_KEY), "{}", reply.text());
+    let short = json!({"vector": &vector(0)[..DIM / 2]}).to_string();
+    assert_eq!(refused(&server, "/search", &short).1, "wrong_dimension");
 }
 
 #[test]

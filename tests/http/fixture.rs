@@ -7,9 +7,12 @@ use std::thread::JoinHandle;
 
 use bigrain::build::BuildSpec;
 use bigrain::dense::Store;
+use bigrain::heads::Heads;
+use bigrain::index::Index;
 use bigrain::search::{OpenOptions, Searcher};
 use bigrain::server::{Pending, ServerConfig, Service, serve};
 use bigrain::train::Silent;
+use bigrain::vfs::RealVfs;
 use tokio::sync::oneshot;
 
 pub(crate) const DIM: usize = 16;
@@ -29,19 +32,27 @@ pub(crate) fn vector(row: usize) -> Vec<f32> {
     vector.iter().map(|v| v / norm).collect()
 }
 
-fn build(dir: &Path) -> PathBuf {
+/// Builds the index; with heads, a second time over a quantizer that has them.
+fn build(dir: &Path, heads: Heads) -> PathBuf {
     let (vectors, keys, fields) = (dir.join("vectors.npy"), dir.join("keys.txt"), dir.join("fields.jsonl"));
     let lines = |line: &dyn Fn(usize) -> String| (0..ROWS).map(|row| line(row) + "\n").collect::<String>();
     std::fs::write(&vectors, npy(&(0..ROWS).map(vector).collect::<Vec<_>>())).unwrap();
     std::fs::write(&keys, lines(&|row| (FIRST_KEY + row as u64).to_string())).unwrap();
     std::fs::write(&fields, lines(&|row| format!("{{\"title\": \"row {row}\"}}"))).unwrap();
-    let spec = BuildSpec {
+    let mut spec = BuildSpec {
         keys: Some(keys),
         attributes: Some(fields),
         lists: Some(8),
         ..BuildSpec::new(vectors, dir.join("index"))
     };
     bigrain::build::build(&spec, &Silent).unwrap();
+    if !heads.is_empty() {
+        let trained = Index::open(&spec.output, &OpenOptions::default()).unwrap().quantizer().clone();
+        let path = dir.join("learned.bg");
+        trained.with_heads(heads).unwrap().write(&RealVfs, &path, [1; 16]).unwrap();
+        spec.quantizer = Some(path);
+        bigrain::build::build(&spec, &Silent).unwrap();
+    }
     spec.output
 }
 
@@ -56,8 +67,13 @@ pub(crate) struct Server {
 
 /// Starts a server with the defaults as changed by `change`.
 pub(crate) fn start(change: impl FnOnce(&mut ServerConfig)) -> Server {
+    start_with_heads(Heads::default(), change)
+}
+
+/// [`start`] over an index whose quantizer has `heads`.
+pub(crate) fn start_with_heads(heads: Heads, change: impl FnOnce(&mut ServerConfig)) -> Server {
     let dir = tempfile::tempdir().unwrap();
-    let index = build(dir.path());
+    let index = build(dir.path(), heads);
     let searcher = Arc::new(Searcher::open(&index, &OpenOptions { store: Store::Memory, direct: false }).unwrap());
     let mut config = ServerConfig::default();
     config.workers.threads = 2;

@@ -4,7 +4,7 @@ use bigrain::dataset::{KeyFile, Truth, VectorFile, read_qrels};
 use bigrain::dense::Store;
 use bigrain::error::{Error, Result};
 use bigrain::eval::{self, Machine, Memory, Outcome, Plan, Reference, Setting};
-use bigrain::search::{OpenOptions, Searcher};
+use bigrain::search::{OpenOptions, SearchParams, Searcher};
 use bigrain::types::Key;
 use clap::{ArgGroup, Parser};
 use serde_json::json;
@@ -140,6 +140,9 @@ fn check(arguments: &Arguments) -> Result<()> {
     }
     if arguments.threads == 0 {
         return Err(Error::params("threads", "0 threads do nothing; use 1 or more"));
+    }
+    for &sparse_weight in &arguments.sparse_weight {
+        SearchParams { sparse_weight, ..SearchParams::default() }.check()?;
     }
     if !(0.0..1e6).contains(&arguments.seconds) {
         return Err(Error::params("seconds", format!("{} is not between 0 and a million", arguments.seconds)));
