@@ -55,9 +55,9 @@ NAME_BEGINS = re.compile(
 )
 NAME_ENDS = re.compile(
     r"-(?:dev|devel|headers|docs?|examples|dbg|dbgsym|tests?|testsuite|common|data|base|runtime|bin|utils?|tools?|cli"
-    r"|gui|gtk[234]?|qt[456]?|ncurses|nox|core|clients?|servers?|daemon|plugins?|modules?|extras?|static|source|dkms|full"
-    r"|minimal|lite|default|all|private|udeb|cross|l10n|i18n|locales?|themes?|music|sounds?|maps|mysql|pgsql|sqlite3?"
-    r"|perl|java|jni|cil|ocaml|ruby|python3?|guile|tcl|lua|php)$"
+    r"|gui|gtk[234]?|qt[456]?|ncurses|nox|core|clients?|servers?|daemon|plugins?|modules?|extras?|static|source|dkms"
+    r"|full|minimal|lite|default|all|private|udeb|cross|l10n|i18n|locales?|themes?|music|sounds?|maps"
+    r"|mysql|pgsql|sqlite3?|perl|java|jni|cil|ocaml|ruby|python3?|guile|tcl|lua|php)$"
     r"|-?v?\d[\d.+~]*[a-z]{0,3}$"
 )
 
