@@ -14,16 +14,21 @@ row i of which belong to line i. OUT/NAME gets what the training commands read:
 
 `split-pairs` keeps what shares a label on one side of a split. Without groups a test would ask for documents whose
 near-copies were trained on: packages of one source have nearly one description, questions about one disease nearly one
-answer. No row is dropped. The rules:
+answer. No row is dropped. The labels:
 
-| set | group | rows that share it |
-|---|---|---|
-| packages | documents.text | the same first 80 characters of the description: letters only, in lower case |
-| packages | documents.stem | the same stem of the name: without `lib`, `python3-` and the like in front and without versions, `-dev`, `-doc` and the like behind. A stem of one or two letters (`c`, `qt`, `x`) is none: it would connect strangers |
-| packages | queries.text | the same short description |
-| medquad | documents.text | the same first 80 characters of the answer, unless more than 10 answers begin so: those sentences are templates ("This condition is inherited in an autosomal recessive pattern"), and connect a sixth of all diseases |
-| medquad | queries.focus | the same disease, drug or other entity asked about |
-| medquad | queries.text | the same question |
+* packages
+  * documents.text: the first 80 characters of the description, in lower case, letters only.
+  * documents.stem: the name without what comes before it (`lib`, `python3-`, ...) and behind it (versions, `-dev`,
+    `-doc`, ...). A stem of one or two letters (`c`, `qt`, `x`) is none: it would connect strangers.
+  * queries.text: the short description.
+* medquad
+  * documents.text: the first 80 characters of the answer, unless more than 10 answers begin so. Those sentences are
+    templates ("This condition is inherited in an autosomal recessive pattern") and would connect one row in six. The
+    price is that a few hundred such answers have equals in other parts.
+  * queries.focus: the disease, drug or other entity asked about.
+  * queries.text: the question.
+
+Needs numpy, and either the command `zstd` or the Python module `zstandard`.
 """
 
 from __future__ import annotations
@@ -44,14 +49,15 @@ PREFIX = 80
 SHORTEST_STEM = 3
 MOST_SHARING_AN_ANSWER = 10
 NAME_BEGINS = re.compile(
-    r"^(?:lib(?:32|64|n32|x32)?|rust-|ghc-|haskell-|python3?-|pypy-|ruby-|node-|golang-(?:github-|gitlab-|gopkg-)?"
+    r"^(?:lib(?:32|64|n32|x32)?|rust-|ghc-|haskell-|python3?-|pypy-|ruby-|node-"
+    r"|golang-(?:github-|gitlab-|gopkg-)?"
     r"|r-(?:cran|bioc|other)-|php(?:\d(?:\.\d)?)?-|lua-|elpa-|gir1\.2-|ocaml-|erlang-|puppet-module-|fonts-|texlive-)"
 )
 NAME_ENDS = re.compile(
     r"-(?:dev|devel|headers|docs?|examples|dbg|dbgsym|tests?|testsuite|common|data|base|runtime|bin|utils?|tools?|cli"
-    r"|gui|gtk[234]?|qt[456]?|ncurses|nox|core|clients?|servers?|daemon|plugins?|modules?|extras?|static|source|dkms|full"
-    r"|minimal|lite|default|all|private|udeb|cross|l10n|i18n|locales?|themes?|music|sounds?|maps|mysql|pgsql|sqlite3?"
-    r"|perl|java|jni|cil|ocaml|ruby|python3?|guile|tcl|lua|php)$"
+    r"|gui|gtk[234]?|qt[456]?|ncurses|nox|core|clients?|servers?|daemon|plugins?|modules?|extras?|static|source|dkms"
+    r"|full|minimal|lite|default|all|private|udeb|cross|l10n|i18n|locales?|themes?|music|sounds?|maps"
+    r"|mysql|pgsql|sqlite3?|perl|java|jni|cil|ocaml|ruby|python3?|guile|tcl|lua|php)$"
     r"|-?v?\d[\d.+~]*[a-z]{0,3}$"
 )
 

@@ -215,7 +215,7 @@ fn pairs_are_split_along_their_groups() {
     let rows: Vec<u64> = test.lines().map(|line| line.split('\t').next().unwrap().parse().unwrap()).collect();
     assert!(rows.len() == 60 && rows.iter().all(|row| rows.contains(&(row ^ 1))), "{rows:?}");
     let text = String::from_utf8(split(folder.path(), &groups).stdout).unwrap();
-    assert!(text.contains("200 components") && text.contains("320  80.00 %"), "{text}");
+    assert!(text.contains("200 components") && text.contains("320   80.00 %"), "{text}");
 
     file("large.txt", (0..400).map(|row| if row < 50 { "a\n" } else { "\n" }).collect());
     let output = split(folder.path(), &["--query-groups", "large.txt"]);
