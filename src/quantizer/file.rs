@@ -5,6 +5,7 @@
 //! CENT   f32 x L d     centroids
 //! ROTA   f32 x d d     rotation, row-major (only where there is one)
 //! WORD   f32 x d K     codewords: subspace after subspace, each d_m x K
+//! OFFS   f32 x M K     score offsets of codewords (only where there are any)
 //! ROUT   f32 x L d     router, row-major (only where there is one)
 //! ```
 //! Every head has sections of its own. Its tag begins with `CQ`, `CD`, `DQ` or `DD` (code or dense, query or document):
@@ -14,7 +15,7 @@
 //! ..BI   f32 x hidden         its bias
 //! ..OU   f32 x out hidden     outer layer
 //! ```
-//! META leaves `heads` and `router` out where there are none, as files did that were written before there were any.
+//! META leaves `heads`, `router` and `offsets` out where there are none, as files did that were written before there were any.
 
 use ndarray::Array2;
 use serde::{Deserialize, Serialize};
@@ -32,6 +33,7 @@ const META: [u8; 4] = *b"META";
 const CENT: [u8; 4] = *b"CENT";
 const ROTA: [u8; 4] = *b"ROTA";
 const WORD: [u8; 4] = *b"WORD";
+const OFFS: [u8; 4] = *b"OFFS";
 const ROUT: [u8; 4] = *b"ROUT";
 
 #[derive(Serialize, Deserialize)]
@@ -47,6 +49,8 @@ struct Meta {
     heads: HeadsMeta,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     router: bool,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    offsets: bool,
 }
 
 /// The heads that are there.
@@ -157,6 +161,9 @@ impl Quantizer {
             file.write_array(ROTA, floats(rotation))?;
         }
         file.write_array(WORD, self.product.codewords())?;
+        if !self.product.offsets().is_empty() {
+            file.write_array(OFFS, self.product.offsets())?;
+        }
         if let Some(router) = self.router() {
             file.write_array(ROUT, router.as_slice().expect("C order"))?;
         }
@@ -177,6 +184,7 @@ impl Quantizer {
             rotation: self.rotation.is_some(),
             heads: HeadsMeta::of(&self.heads),
             router: self.router.is_some(),
+            offsets: !self.product.offsets().is_empty(),
         }
     }
 
@@ -193,7 +201,14 @@ impl Quantizer {
         let centroids = matrix(&file, path, CENT, meta.lists, meta.dim)?;
         let rotation = if meta.rotation { Some(matrix(&file, path, ROTA, meta.dim, meta.dim)?) } else { None };
         let words = matrix(&file, path, WORD, meta.dim, shape.codewords())?;
-        let product = Product::new(shape, meta.dim, words.into_raw_vec_and_offset().0);
+        let mut product = Product::new(shape, meta.dim, words.into_raw_vec_and_offset().0);
+        if meta.offsets && meta.metric == Metric::L2 {
+            return Err(Error::corrupt(path, "OFFS", "offsets have no meaning under the metric l2"));
+        }
+        if meta.offsets {
+            let offsets = matrix(&file, path, OFFS, shape.subspaces(), shape.codewords())?;
+            product = product.with_offsets(offsets.into_raw_vec_and_offset().0);
+        }
         let mut quantizer = Quantizer::new(meta.metric, centroids, rotation, product);
         let damaged = |section: &str| {
             let section = section.to_string();
@@ -218,10 +233,11 @@ impl Quantizer {
             hash(floats(rotation));
         }
         hash(self.product.codewords());
+        hash(self.product.offsets());
         if let Some(router) = self.router() {
             hash(router.as_slice().expect("C order"));
         }
-        if !self.heads.is_empty() || self.router.is_some() {
+        if !self.heads.is_empty() || self.router.is_some() || !self.product.offsets().is_empty() {
             // What is there, and in which shape: the values alone do not tell.
             hasher.update(&serde_json::to_vec(&self.meta()).expect("plain values"));
         }

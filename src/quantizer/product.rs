@@ -100,6 +100,8 @@ pub struct Product {
     codewords: Vec<f32>,
     /// `|c|^2 / 2`, `M x K`.
     half_norms: Vec<f32>,
+    /// What a codeword adds to a row's score whatever the query, `M x K`; empty: nothing.
+    offsets: Vec<f32>,
 }
 
 impl Product {
@@ -113,7 +115,26 @@ impl Product {
                 norms.iter_mut().zip(row).for_each(|(n, v)| *n += v * v / 2.0);
             }
         }
-        Product { shape, dim, codewords, half_norms }
+        Product { shape, dim, codewords, half_norms, offsets: Vec::new() }
+    }
+
+    /// The product quantizer with score offsets: `M x K` values, one a codeword, added to the score of every row that is
+    /// coded by it. They cost nothing at search (they are part of the tables), and let training correct what a codeword
+    /// systematically gets wrong, such as the length it takes from vectors.
+    pub fn with_offsets(self, offsets: Vec<f32>) -> Product {
+        assert_eq!(offsets.len(), self.shape.subspaces() * self.shape.codewords());
+        Product { offsets, ..self }
+    }
+
+    /// Score offsets, `M x K`, or nothing.
+    pub fn offsets(&self) -> &[f32] {
+        &self.offsets
+    }
+
+    /// What `code` adds to the score of its row whatever the query.
+    pub fn offset(&self, code: &[u8]) -> f32 {
+        let k = self.shape.codewords();
+        self.offsets.chunks(k).enumerate().map(|(m, offsets)| offsets[self.shape.get(code, m)]).sum()
     }
 
     /// Bits and bytes of a code.
@@ -155,12 +176,13 @@ impl Product {
         }
     }
 
-    /// Score tables in f32: `out[m * K + k] = <q_m, c_mk>`; `out` is `M x K`.
+    /// Score tables in f32: `out[m * K + k] = <q_m, c_mk>` plus the codeword's offset; `out` is `M x K`.
     pub fn tables(&self, kernels: &Kernels, query: &[f32], out: &mut [f32]) {
         let k = self.shape.codewords();
         for (m, out) in out.chunks_mut(k).enumerate() {
             (kernels.table_f32)(&query[self.shape.dims(self.dim, m)], self.subspace(m), out);
         }
+        out.iter_mut().zip(&self.offsets).for_each(|(out, offset)| *out += offset);
     }
 }
 
@@ -200,7 +222,8 @@ mod tests {
             let shape = CodeShape::new(bits, bytes).unwrap();
             let mut rng = Rng::new(7);
             let words = (0..dim * shape.codewords()).map(|_| rng.normal()).collect();
-            let product = Product::new(shape, dim, words);
+            let offsets = (0..shape.subspaces() * shape.codewords()).map(|_| rng.normal()).collect();
+            let product = Product::new(shape, dim, words).with_offsets(offsets);
             let x: Vec<f32> = (0..dim).map(|_| rng.normal()).collect();
             let q: Vec<f32> = (0..dim).map(|_| rng.normal()).collect();
             for kernels in Kernels::all() {
@@ -214,7 +237,7 @@ mod tests {
                 product.tables(kernels, &q, &mut tables);
                 let k = shape.codewords();
                 let score: f32 = (0..shape.subspaces()).map(|m| tables[m * k + shape.get(&code, m)]).sum();
-                let expected: f32 = q.iter().zip(&decoded).map(|(a, b)| a * b).sum();
+                let expected: f32 = q.iter().zip(&decoded).map(|(a, b)| a * b).sum::<f32>() + product.offset(&code);
                 assert!((score - expected).abs() < 1e-4);
             }
         }

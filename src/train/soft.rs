@@ -9,6 +9,11 @@
 //! The first part moves the chosen codeword; the second is the gradient *through the choice*, without which codewords do
 //! not learn to share the space for ranking. (BiDR, WWW 2022, section 4.1; the formulas are checked by finite differences.)
 //!
+//! A codeword also has an **offset** `b_k`, added to the score of every document that chooses it (part of the score tables, so
+//! free at search). With `s` the gradient at a document's summed offset, `a_k` becomes `<g, C_k> + s b_k`, and `db_k += s` for
+//! the chosen one. Offsets start at `-|C_k|^2 / 2`: scores then order documents as distances to the decoded vectors do,
+//! which makes up for the length that coding takes from them.
+//!
 //! Codewords are a d x K matrix: subspace `m` owns the rows of its dimensions, exactly as [`crate::quantizer::Product`] holds
 //! them.
 
@@ -43,7 +48,24 @@ pub(super) struct Choice {
     hard: Vec<Vec<u16>>,
 }
 
+/// Offsets on the way back.
+pub(super) struct OffsetPass<'a> {
+    /// M x K.
+    pub(super) values: &'a Array2<f32>,
+    /// Gradient at each document's summed offset, n.
+    pub(super) at_sums: &'a [f32],
+    /// Where the offsets' gradient is added, M x K.
+    pub(super) gradient: &'a mut Array2<f32>,
+}
+
 impl Choice {
+    /// The summed offsets of each row.
+    pub(super) fn offsets(&self, values: &Array2<f32>) -> Vec<f32> {
+        let rows = self.hard.first().map_or(0, Vec::len);
+        let of_row = |i: usize| self.hard.iter().zip(values.rows()).map(|(hard, b)| b[hard[i] as usize]).sum();
+        (0..rows).map(of_row).collect()
+    }
+
     /// The chosen codewords of subspace `m`, one a row.
     pub(super) fn chosen(&self, m: usize) -> &[u16] {
         &self.hard[m]
@@ -125,8 +147,8 @@ impl SoftCodes {
         });
     }
 
-    /// From the gradient at the decoded vectors (n x d): adds the codewords' gradient to `words_gradient` (d x K) and, if
-    /// asked for, the residuals' to `u_gradient` (n x d).
+    /// From the gradient at the decoded vectors (n x d): adds the codewords' gradient to `words_gradient` (d x K), that of the
+    /// offsets and, if asked for, the residuals' to `u_gradient` (n x d).
     pub(super) fn backward(
         &self,
         words: &Array2<f32>,
@@ -134,12 +156,20 @@ impl SoftCodes {
         choice: Choice,
         gradient: ArrayView2<'_, f32>,
         words_gradient: &mut Array2<f32>,
+        offsets: OffsetPass<'_>,
         u_gradient: Option<&mut Array2<f32>>,
     ) {
         let Choice { soft, hard } = choice;
+        for (mut out, hard) in offsets.gradient.rows_mut().into_iter().zip(&hard) {
+            hard.iter().zip(offsets.at_sums).for_each(|(&k, s)| out[k as usize] += s);
+        }
+        let (values, at_sums) = (offsets.values, offsets.at_sums);
         // p becomes w, in place.
-        let weights: Vec<Array2<f32>> =
-            soft.into_par_iter().enumerate().map(|(m, p)| self.choice_weights(words, gradient, m, p)).collect();
+        let weigh = |(m, p)| {
+            let offsets = values.row(m).to_slice().map(|b| (b, at_sums)).expect("C order");
+            self.choice_weights(words, gradient, m, offsets, p)
+        };
+        let weights: Vec<Array2<f32>> = soft.into_par_iter().enumerate().map(weigh).collect();
         let k = self.shape.codewords();
         let mut pieces: Vec<(usize, &mut [f32])> = Vec::new();
         let mut rest = words_gradient.as_slice_mut().expect("C order");
@@ -156,8 +186,15 @@ impl SoftCodes {
         }
     }
 
-    /// `w_k = p_k (a_k - sum_j p_j a_j)` with `a = g C`.
-    fn choice_weights(&self, words: &Array2<f32>, g: ArrayView2<'_, f32>, m: usize, mut p: Array2<f32>) -> Array2<f32> {
+    /// `w_k = p_k (a_k - sum_j p_j a_j)` with `a = g C + s b`.
+    fn choice_weights(
+        &self,
+        words: &Array2<f32>,
+        g: ArrayView2<'_, f32>,
+        m: usize,
+        (offsets, at_sums): (&[f32], &[f32]),
+        mut p: Array2<f32>,
+    ) -> Array2<f32> {
         let (dims, k) = (self.dims(m), self.shape.codewords());
         let blocks = p.as_slice_mut().expect("C order").par_chunks_mut(BLOCK * k).enumerate();
         blocks.for_each(|(block, p)| {
@@ -166,9 +203,11 @@ impl SoftCodes {
             let mut a = vec![0f32; p.len()];
             let target = MatMut::from_row_major_slice_mut(&mut a, count, k);
             matmul(target, Accum::Replace, rows, self.words(words, m), 1.0, Par::Seq);
-            for (p, a) in p.chunks_exact_mut(k).zip(a.chunks_exact(k)) {
+            let rows = p.chunks_exact_mut(k).zip(a.chunks_exact_mut(k)).zip(&at_sums[block * BLOCK..]);
+            for ((p, a), s) in rows {
+                a.iter_mut().zip(offsets).for_each(|(a, b)| *a += s * b);
                 let mean = dot(p, a);
-                p.iter_mut().zip(a).for_each(|(p, a)| *p *= a - mean);
+                p.iter_mut().zip(&*a).for_each(|(p, a)| *p *= *a - mean);
             }
         });
         p
@@ -257,9 +296,9 @@ mod tests {
         codes: &SoftCodes,
         live: &Array2<f32>,
         frozen: &Array2<f32>,
-        u: &Array2<f32>,
-        u0: &Array2<f32>,
+        (u, u0): (&Array2<f32>, &Array2<f32>),
         g: &Array2<f32>,
+        (b, b0, s): (&Array2<f32>, &Array2<f32>, &[f32]),
     ) -> f64 {
         let mut total = 0.0;
         for i in 0..u.nrows() {
@@ -283,6 +322,8 @@ mod tests {
                     let l = logits(frozen, u0);
                     (0..l.len()).max_by(|&a, &b| l[a].total_cmp(&l[b])).unwrap()
                 };
+                let soft: f64 = p.iter().enumerate().map(|(k, p)| p * f64::from(b0[[m, k]])).sum();
+                total += f64::from(s[i]) * (f64::from(b[[m, chosen]]) + soft);
                 for j in dims.clone() {
                     let soft: f64 = p.iter().enumerate().map(|(k, p)| p * f64::from(frozen[[j, k]])).sum();
                     total += f64::from(g[[i, j]]) * (f64::from(live[[j, chosen]]) + soft);
@@ -303,14 +344,17 @@ mod tests {
             let mut decoded = Array2::zeros(u.dim());
             let choice = codes.forward(&words, u.view(), &mut decoded);
             let (mut dw, mut du) = (Array2::zeros(words.dim()), Array2::zeros(u.dim()));
-            codes.backward(&words, u.view(), choice, g.view(), &mut dw, Some(&mut du));
+            let (b, s) = (random(shape.subspaces(), shape.codewords()), random(1, 6).into_raw_vec_and_offset().0);
+            let mut db = Array2::zeros(b.dim());
+            let pass = OffsetPass { values: &b, at_sums: &s, gradient: &mut db };
+            codes.backward(&words, u.view(), choice, g.view(), &mut dw, pass, Some(&mut du));
             let h = 1e-2f32;
             for j in 0..dim {
                 for k in [0, 1, shape.codewords() - 1] {
                     let moved = |by: f32| {
                         let mut w = words.clone();
                         w[[j, k]] += by;
-                        surrogate(&codes, &w, &words, &u, &u, &g)
+                        surrogate(&codes, &w, &words, (&u, &u), &g, (&b, &b, &s))
                     };
                     let numeric = (moved(h) - moved(-h)) / f64::from(2.0 * h);
                     assert!((numeric - f64::from(dw[[j, k]])).abs() < 2e-3, "{j} {k}: {numeric} {}", dw[[j, k]]);
@@ -318,10 +362,19 @@ mod tests {
                 let moved = |by: f32| {
                     let mut v = u.clone();
                     v[[2, j]] += by;
-                    surrogate(&codes, &words, &words, &v, &u, &g)
+                    surrogate(&codes, &words, &words, (&v, &u), &g, (&b, &b, &s))
                 };
                 let numeric = (moved(h) - moved(-h)) / f64::from(2.0 * h);
                 assert!((numeric - f64::from(du[[2, j]])).abs() < 2e-3, "{j}: {numeric} {}", du[[2, j]]);
+            }
+            for at in [[0, 0], [1, 3], [shape.subspaces() - 1, shape.codewords() - 1]] {
+                let moved = |by: f32| {
+                    let mut b1 = b.clone();
+                    b1[at] += by;
+                    surrogate(&codes, &words, &words, (&u, &u), &g, (&b1, &b, &s))
+                };
+                let numeric = (moved(h) - moved(-h)) / f64::from(2.0 * h);
+                assert!((numeric - f64::from(db[at])).abs() < 2e-3, "{at:?}: {numeric} {}", db[at]);
             }
         }
     }

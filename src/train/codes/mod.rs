@@ -29,7 +29,7 @@ pub use settings::{CodeTraining, HeadChoice, Method};
 
 pub(super) use batch::{Batch, epoch_pairs};
 
-use ndarray::{Array2, Axis};
+use ndarray::{Array2, Axis, s};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
@@ -46,7 +46,7 @@ use super::{QuantizerSpec, Watch, train_quantizer};
 use crate::error::{Error, Result};
 use crate::heads::{Head, Heads};
 use crate::linalg::blocked;
-use crate::quantizer::{Coarse, Product, Quantizer};
+use crate::quantizer::{CodeShape, Coarse, Product, Quantizer};
 use crate::sample::Rng;
 use crate::simd::Kernels;
 use crate::types::{ListId, Metric};
@@ -319,7 +319,7 @@ impl<'a> Trainer<'a> {
     fn judge(&mut self, epoch: usize, loss: f32) {
         let quantizer = self.in_rotated_space();
         let mapped = self.model.map_documents(&self.documents);
-        let decoded = decode_all(&quantizer, mapped.as_ref().unwrap_or(&self.documents));
+        let decoded = decode_with_offsets(&quantizer, mapped.as_ref().unwrap_or(&self.documents));
         let valid = judged_pairs(self.examples, self.settings.seed);
         let inputs = select(self.queries.view(), valid.iter().map(|p| p.query));
         let queries = match &self.model.query_head {
@@ -328,7 +328,7 @@ impl<'a> Trainer<'a> {
         };
         let own: Vec<u32> = valid.iter().map(|p| p.document).collect();
         let relevant: Vec<&[u32]> = valid.iter().map(|p| self.positives[p.query as usize].as_slice()).collect();
-        let recall = recall_at(&ranks(queries.view(), decoded.view(), &own, &relevant), VALID_DEPTH);
+        let recall = recall_at(&ranks(with_ones(&queries).view(), decoded.view(), &own, &relevant), VALID_DEPTH);
         self.curve.push(Epoch { epoch, loss, recall, seconds: self.began.elapsed().as_secs_f64() });
         if best_epoch(&self.curve) + 1 == self.curve.len() {
             self.best = self.model.parameters().iter().map(|p| p.value.clone()).collect();
@@ -339,7 +339,8 @@ impl<'a> Trainer<'a> {
     /// The quantizer over the rotated space: no rotation, no heads.
     fn in_rotated_space(&self) -> Quantizer {
         let words = self.model.words.value.as_slice().expect("C order").to_vec();
-        let product = Product::new(self.settings.shape, self.model.soft.dim, words);
+        let offsets = self.model.offsets.value.as_slice().expect("C order").to_vec();
+        let product = Product::new(self.settings.shape, self.model.soft.dim, words).with_offsets(offsets);
         Quantizer::new(self.settings.metric, self.model.centroids.value.clone(), None, product)
     }
 
@@ -414,6 +415,7 @@ fn start_model(
     let shape = settings.shape;
     let words = Array2::from_shape_vec((d, shape.codewords()), quantizer.product().codewords().to_vec());
     let words = words.expect("d x K codewords");
+    let offsets = start_offsets(&words, shape);
     let rotated = Quantizer::new(settings.metric, centroids.clone(), None, quantizer.product().clone());
     let sampled: Vec<u32> = (0..documents.nrows() as u32).step_by(documents.nrows().div_ceil(4_096)).collect();
     let sampled = select(documents.view(), sampled);
@@ -425,6 +427,7 @@ fn start_model(
     let trained = |head: Option<Head>| head.map(|h| TrainedHead::new(&h, settings.head_rate, settings.head_decay));
     Model {
         soft: SoftCodes { shape, dim: d, temperature },
+        offsets: Parameter::new(offsets.clone(), rate(&offsets, settings.code_rate)),
         words: Parameter::new(words, word_rate),
         centroids: Parameter::new(centroids, if several { list_rate } else { 0.0 }),
         query_head: trained(query),
@@ -438,6 +441,44 @@ fn start_model(
         },
         list_weight: None,
     }
+}
+
+/// `-|c|^2 / 2` of every codeword, M x K.
+fn start_offsets(words: &Array2<f32>, shape: CodeShape) -> Array2<f32> {
+    let mut offsets = Array2::zeros((shape.subspaces(), shape.codewords()));
+    for m in 0..shape.subspaces() {
+        for j in shape.dims(words.nrows(), m) {
+            let row = words.row(j);
+            offsets.row_mut(m).zip_mut_with(&row, |offset, w| *offset -= 0.5 * w * w);
+        }
+    }
+    offsets
+}
+
+/// Every document, coded and decoded again; its offset stands in one more dimension, for queries that have 1 there.
+fn decode_with_offsets(quantizer: &Quantizer, documents: &Array2<f32>) -> Array2<f32> {
+    let kernels = Kernels::detect();
+    let (n, d) = documents.dim();
+    let mut out = Array2::zeros((n, d + 1));
+    let blocks = documents.axis_chunks_iter(Axis(0), BLOCK).into_par_iter();
+    out.axis_chunks_iter_mut(Axis(0), BLOCK).into_par_iter().zip(blocks).for_each(|(mut out, rows)| {
+        let mut lists = vec![0; rows.nrows()];
+        quantizer.coarse().assign(rows, &mut lists);
+        let encoded = quantizer.encode(kernels, rows, &lists);
+        let mut decoded = Array2::zeros(rows.dim());
+        quantizer.decode(&encoded.codes, &lists, decoded.view_mut());
+        out.slice_mut(s![.., ..d]).assign(&decoded);
+        let codes = encoded.codes.chunks(quantizer.product().shape().bytes);
+        out.column_mut(d).iter_mut().zip(codes).for_each(|(out, code)| *out = quantizer.product().offset(code));
+    });
+    out
+}
+
+/// `x` with a column of ones.
+fn with_ones(x: &Array2<f32>) -> Array2<f32> {
+    let mut out = Array2::ones((x.nrows(), x.ncols() + 1));
+    out.slice_mut(s![.., ..x.ncols()]).assign(x);
+    out
 }
 
 /// Every document, coded and decoded again.

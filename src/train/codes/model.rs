@@ -10,7 +10,7 @@ use super::super::examples::select;
 use super::super::head::{Pass, TrainedHead};
 use super::super::loss::{MASKED, info_nce, list_net, softmax_rows};
 use super::super::optimiser::Parameter;
-use super::super::soft::SoftCodes;
+use super::super::soft::{OffsetPass, SoftCodes};
 use super::batch::Batch;
 use crate::linalg::{blocked, norm2};
 use crate::sample::Rng;
@@ -22,6 +22,8 @@ pub(super) struct Model {
     pub(super) soft: SoftCodes,
     /// d x K.
     pub(super) words: Parameter,
+    /// M x K: what a codeword adds to the score of every document that chooses it.
+    pub(super) offsets: Parameter,
     /// L x d.
     pub(super) centroids: Parameter,
     pub(super) query_head: Option<TrainedHead>,
@@ -76,7 +78,7 @@ impl Forward {
 impl Model {
     /// All parameters, always in the same order.
     pub(super) fn parameters(&mut self) -> Vec<&mut Parameter> {
-        let mut all = vec![&mut self.words, &mut self.centroids];
+        let mut all = vec![&mut self.words, &mut self.offsets, &mut self.centroids];
         for head in [&mut self.query_head, &mut self.document_head].into_iter().flatten() {
             all.extend(head.parameters());
         }
@@ -99,14 +101,16 @@ impl Model {
 
         let targets = self.targets(inputs, batch);
         let tau = self.loss.score_temperature;
-        let (loss, g) = self.loss_of(q, &z, batch, targets.as_ref());
+        let offsets = choice.offsets(&self.offsets.value);
+        let (loss, g) = self.loss_of(q, &z, Some(&offsets), batch, targets.as_ref());
+        let at_sums: Vec<f32> = (g.sum_axis(Axis(0)) / tau).to_vec();
         let mut dz = Array2::zeros(z.dim());
         blocked::add_tn(&mut dz, 1.0 / tau, g.view(), q.view());
         let mut dq = forward.query_pass.is_some().then(|| blocked::nn(g.view(), z.view()) / tau);
         drop(g);
         let mut d_lists = Array2::zeros(o.dim());
         if self.loss.lists {
-            let (list_loss, mut g) = self.loss_of(q, &o, batch, targets.as_ref());
+            let (list_loss, mut g) = self.loss_of(q, &o, None, batch, targets.as_ref());
             let weight = *self.list_weight.get_or_insert(if list_loss > 0.0 { loss / list_loss } else { 0.0 });
             g *= weight;
             blocked::add_tn(&mut d_lists, 1.0 / tau, g.view(), q.view());
@@ -118,7 +122,9 @@ impl Model {
         let wants_u = self.document_head.is_some() || self.centroids.rate > 0.0;
         let mut du = Array2::zeros(if wants_u { u.dim() } else { (0, 0) });
         let (words, gradient) = (&self.words.value, &mut self.words.gradient);
-        self.soft.backward(words, u.view(), choice, dz.view(), gradient, wants_u.then_some(&mut du));
+        let pass =
+            OffsetPass { values: &self.offsets.value, at_sums: &at_sums, gradient: &mut self.offsets.gradient };
+        self.soft.backward(words, u.view(), choice, dz.view(), gradient, pass, wants_u.then_some(&mut du));
         if self.centroids.rate > 0.0 {
             d_lists += &(&dz - &du);
             for (row, &list) in d_lists.rows().into_iter().zip(&lists) {
@@ -182,15 +188,20 @@ impl Model {
         Some(targets)
     }
 
-    /// The loss of the scores of `q` (B x d) against `z` (columns x d), and its gradient with respect to the scaled scores.
+    /// The loss of the scores of `q` (B x d) against `z` (columns x d) with their offsets, and its gradient with respect to the scaled scores.
     fn loss_of(
         &self,
         q: &Array2<f32>,
         z: &Array2<f32>,
+        offsets: Option<&[f32]>,
         batch: &Batch,
         targets: Option<&Array2<f32>>,
     ) -> (f32, Array2<f32>) {
-        let mut scores = blocked::nt(q.view(), z.view()) / self.loss.score_temperature;
+        let mut scores = blocked::nt(q.view(), z.view());
+        if let Some(offsets) = offsets {
+            scores += &ndarray::aview1(offsets);
+        }
+        scores /= self.loss.score_temperature;
         batch.masked.iter().for_each(|&at| scores[at] = MASKED);
         let loss = match targets {
             None => info_nce(&mut scores, &batch.own),
