@@ -89,6 +89,9 @@ impl Head {
         let mut ordered = self.linear.is_standard_layout();
         if let Some(Residual { inner, bias, outer }) = &self.residual {
             let hidden = bias.len();
+            if hidden == 0 {
+                return Err(Error::params("head", "its residual has no hidden units; leave the residual out"));
+            }
             if inner.dim() != (hidden, input) || outer.dim() != (out, hidden) {
                 let shapes = format!("layers {:?} and {:?} do not fit {out} x {input}", inner.dim(), outer.dim());
                 return Err(Error::params("head", shapes));
@@ -224,6 +227,8 @@ pub(crate) mod tests {
         let mut head = random_head(7, None, 3, 1);
         head.linear[[0, 0]] = f32::INFINITY;
         assert!(head.check().unwrap_err().to_string().contains("not finite"));
+        let message = random_head(7, Some(0), 3, 1).check().unwrap_err().to_string();
+        assert!(message.contains("no hidden units"), "{message}");
         let mut head = random_head(7, None, 7, 1);
         head.linear = head.linear.reversed_axes();
         assert!(head.check().unwrap_err().to_string().contains("C order"));

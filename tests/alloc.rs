@@ -79,12 +79,8 @@ fn a_warm_query_allocates_nothing() {
         let mut spec = BuildSpec { metric, dense, ..BuildSpec::new(folder.path().join("input.fbin"), &output) };
         build(&spec, &Silent).unwrap();
         let open = |store| Searcher::open(&output, &OpenOptions { store, direct: false }).unwrap();
-        for store in [Store::Mmap, Store::Memory, Store::Uring] {
-            let searcher = open(store);
-            // Where there is no io_uring, threads read instead, and replies come through channels that allocate.
-            if searcher.index().dense().store() == store {
-                assert_nothing_is_allocated(&searcher, &queries, &format!("{metric} {dense} {store}"));
-            }
+        for store in [Store::Mmap, Store::Memory, Store::Uring, Store::Pread] {
+            assert_nothing_is_allocated(&open(store), &queries, &format!("{metric} {dense} {store}"));
         }
         if metric != Metric::L2 {
             let path = folder.path().join("learned.bg");

@@ -371,6 +371,8 @@ mod tests {
             "CDBI",
             "inf",
         );
+        let none = |q: &mut Quantizer| q.heads.code_document = Some(random_head(30, Some(0), 24, 5));
+        bad(&none, "META", "no hidden units");
         bad(&|q| q.heads.code_query = None, "META", "code_query");
         bad(&|q| q.heads.dense_query = None, "META", "dense_query");
         bad(&|q| q.metric = Metric::L2, "META", "l2");
