@@ -1,6 +1,6 @@
 //! The few matrix helpers that training and building need, over `ndarray`, computed by `faer`.
 //!
-//! [`product_nt`] and [`add_product_tn`] are serial; callers cut their work into fixed blocks and hand the blocks to rayon,
+//! [`product_nt`], [`product_nn`] and [`add_product_tn`] are serial; callers cut their work into fixed blocks and hand the blocks to rayon,
 //! so that results do not depend on the number of threads. The functions of [`blocked`] do so themselves, for training.
 //! `faer` reaches about nine tenths of the fastest product we measured and needs no unsafe code of ours.
 
@@ -27,6 +27,11 @@ fn view_mut<'a>(a: &'a mut ArrayViewMut2<'_, f32>) -> MatMut<'a, f32> {
 /// `c = a b'`, where `a` is m x k, `b` is n x k and `c` is m x n, all in C order.
 pub fn product_nt(a: ArrayView2<'_, f32>, b: ArrayView2<'_, f32>, mut c: ArrayViewMut2<'_, f32>) {
     matmul(view_mut(&mut c), Accum::Replace, view(&a), view(&b).transpose(), 1.0, Par::Seq);
+}
+
+/// `c = a b`, where `a` is m x k, `b` is k x n and `c` is m x n, all in C order.
+pub fn product_nn(a: ArrayView2<'_, f32>, b: ArrayView2<'_, f32>, mut c: ArrayViewMut2<'_, f32>) {
+    matmul(view_mut(&mut c), Accum::Replace, view(&a), view(&b), 1.0, Par::Seq);
 }
 
 /// `c += a' b`, where `a` is n x p, `b` is n x q and `c` is p x q, all in C order.

@@ -16,6 +16,8 @@ mod optimiser;
 mod product;
 mod routing;
 mod soft;
+#[cfg(test)]
+mod stress;
 mod validate;
 
 pub use codes::{CodeTraining, Epoch, HeadChoice, Method, TrainedCodes, train_codes};
@@ -84,7 +86,7 @@ pub fn train_quantizer(sample: ArrayView2<'_, f32>, spec: &QuantizerSpec, watch:
     let rows = sample_rows(sample.nrows() as u64, spec.code_rows, spec.seed ^ 2);
     let mut residuals = kmeans::gather(sample, &rows);
     subtract_centroids(&mut residuals, &Coarse::new(centroids.clone(), spec.metric));
-    watch.begin("train codes", (rows.len() * product::passes(spec.opq)) as u64);
+    watch.begin("train codes", product::work(rows.len(), spec.shape, spec.opq));
     let (rotation, product) = if spec.opq {
         let (rotation, product) = train_opq(residuals.view(), spec.shape, spec.seed ^ 3, watch)?;
         (Some(rotation), product)

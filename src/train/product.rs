@@ -5,20 +5,23 @@
 //! principal axes, dealt to the subspaces so that all have about the same product of variances (the paper's parametric
 //! solution), which is better than a random rotation and makes the result independent of one.
 
-use ndarray::{Array2, ArrayView2, Axis};
+use ndarray::{Array2, ArrayView2, Axis, s};
 use rayon::prelude::*;
 
 use super::Watch;
+use super::kmeans::{Iterations, gather};
 use crate::error::Result;
-use crate::linalg::{add_product_tn, eigen_symmetric, procrustes, product_nt};
+use crate::linalg::{add_product_tn, eigen_symmetric, procrustes, product_nn, product_nt};
 use crate::quantizer::{CodeShape, Product};
 use crate::sample::{Rng, sample_rows};
-use crate::simd::Kernels;
 
 /// Rows of one unit of parallel work.
 const CHUNK: usize = 2_048;
-/// OPQ iterations; the error moves by well under a percent afterwards.
-const OPQ_ITERATIONS: usize = 12;
+/// OPQ iterations on a part of the rows, then on all of them: at few bytes the rotation is still turning when the squared
+/// error hardly moves any more, and recall gains from it.
+const OPQ_ITERATIONS: Iterations = Iterations { coarse: 30, fine: 6 };
+/// Rows a codeword in that part.
+const COARSE_ROWS: usize = 64;
 /// Lloyd iterations of the final codebooks.
 const CODEBOOK_ITERATIONS: usize = 10;
 
@@ -37,7 +40,9 @@ pub fn train_opq(
 ) -> Result<(Array2<f32>, Product)> {
     let mut rotation = principal_rotation(x, shape)?;
     let mut product = start(rotate(x, &rotation).view(), shape, seed);
-    for _ in 0..OPQ_ITERATIONS {
+    let part = gather(x, &sample_rows(x.nrows() as u64, COARSE_ROWS * shape.codewords(), seed ^ 1));
+    for i in 0..OPQ_ITERATIONS.coarse + OPQ_ITERATIONS.fine {
+        let x = if i < OPQ_ITERATIONS.coarse { part.view() } else { x };
         let rotated = rotate(x, &rotation);
         product = improve(rotated.view(), product, 1, watch)?;
         rotation = procrustes(cross_of_decodings(x, rotated, &product).view())?;
@@ -46,9 +51,14 @@ pub fn train_opq(
     Ok((rotation, product))
 }
 
-/// Lloyd passes that training makes over its rows, for progress.
-pub(super) fn passes(opq: bool) -> usize {
-    if opq { OPQ_ITERATIONS + CODEBOOK_ITERATIONS / 2 } else { CODEBOOK_ITERATIONS }
+/// Rows that training passes over, for progress.
+pub(super) fn work(rows: usize, shape: CodeShape, opq: bool) -> u64 {
+    let part = rows.min(COARSE_ROWS * shape.codewords());
+    let rows = match opq {
+        true => part * OPQ_ITERATIONS.coarse + rows * (OPQ_ITERATIONS.fine + CODEBOOK_ITERATIONS / 2),
+        false => rows * CODEBOOK_ITERATIONS,
+    };
+    rows as u64
 }
 
 /// `x R'`.
@@ -63,16 +73,44 @@ fn rotate(x: ArrayView2<'_, f32>, rotation: &Array2<f32>) -> Array2<f32> {
 
 /// `x' y^` (d x d), where row i of `y^` is the decoding of the code of `rotated` row i. Uses up `rotated`.
 fn cross_of_decodings(x: ArrayView2<'_, f32>, mut rotated: Array2<f32>, product: &Product) -> Array2<f32> {
-    let kernels = Kernels::detect();
+    let (shape, dim) = (product.shape(), x.ncols());
     rotated.axis_chunks_iter_mut(Axis(0), CHUNK).into_par_iter().for_each(|mut rows| {
-        let mut code = vec![0; product.shape().bytes];
-        for mut row in rows.rows_mut() {
-            let row = row.as_slice_mut().expect("C order");
-            product.encode(kernels, row, &mut code);
-            product.decode(&code, row);
+        for m in 0..shape.subspaces() {
+            let mut piece = rows.slice_mut(s![.., shape.dims(dim, m)]);
+            let words = product.subspace(m);
+            let chosen = nearest_words(&piece.to_owned(), words, shape.codewords());
+            for (mut row, word) in piece.rows_mut().into_iter().zip(chosen) {
+                row.iter_mut().zip(words.chunks(shape.codewords())).for_each(|(v, w)| *v = w[word]);
+            }
         }
     });
     sum_of_products(x, rotated.view())
+}
+
+/// The nearest of the codewords (d_m x K) for every row of `piece` (n x d_m), by a matrix product for a block of rows.
+fn nearest_words(piece: &Array2<f32>, words: &[f32], k: usize) -> Vec<usize> {
+    const BLOCK: usize = 256;
+    if piece.ncols() == 0 {
+        return vec![0; piece.nrows()];
+    }
+    let mut half_norms = vec![0f32; k];
+    for row in words.chunks(k) {
+        half_norms.iter_mut().zip(row).for_each(|(n, v)| *n += v * v / 2.0);
+    }
+    let words = ArrayView2::from_shape((piece.ncols(), k), words).expect("d_m x K codewords");
+    let mut scores = Array2::zeros((BLOCK, k));
+    let mut chosen = Vec::with_capacity(piece.nrows());
+    for rows in piece.axis_chunks_iter(Axis(0), BLOCK) {
+        let mut scores = scores.slice_mut(s![..rows.nrows(), ..]);
+        product_nn(rows, words, scores.view_mut());
+        chosen.extend(scores.rows_mut().into_iter().map(|mut row| {
+            let row = row.as_slice_mut().expect("C order");
+            row.iter_mut().zip(&half_norms).for_each(|(s, h)| *s -= h);
+            let largest = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+            row.iter().position(|&s| s == largest).unwrap_or(0)
+        }));
+    }
+    chosen
 }
 
 /// `a' b`, in spans of rows whose sums are added in order.
@@ -141,7 +179,7 @@ fn improve(x: ArrayView2<'_, f32>, product: Product, iterations: usize, watch: &
         .into_par_iter()
         .map(|m| {
             let dims = shape.dims(dim, m);
-            let piece = x.slice(ndarray::s![.., dims]).as_standard_layout().into_owned();
+            let piece = x.slice(s![.., dims]).as_standard_layout().into_owned();
             let mut words = product.subspace(m).to_vec();
             for _ in 0..iterations {
                 lloyd_piece(&piece, &mut words, k);
@@ -159,16 +197,11 @@ fn lloyd_piece(piece: &Array2<f32>, words: &mut [f32], k: usize) {
     if piece.ncols() == 0 {
         return;
     }
-    let nearest = Kernels::detect().nearest;
-    let mut half_norms = vec![0f32; k];
-    for row in words.chunks(k) {
-        half_norms.iter_mut().zip(row).for_each(|(n, v)| *n += v * v / 2.0);
-    }
     let mut counts = vec![0u32; k];
     let mut last_row = vec![0usize; k];
     let mut sums = vec![0f32; words.len()];
-    for (i, row) in piece.rows().into_iter().enumerate() {
-        let word = usize::from(nearest(row.as_slice().expect("C order"), words, &half_norms));
+    let chosen = nearest_words(piece, words, k);
+    for ((i, row), word) in piece.rows().into_iter().enumerate().zip(chosen) {
         counts[word] += 1;
         last_row[word] = i;
         row.iter().zip(sums.chunks_mut(k)).for_each(|(v, sum)| sum[word] += v);
@@ -192,7 +225,7 @@ fn lloyd_piece(piece: &Array2<f32>, words: &mut [f32], k: usize) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::simd::CodeBits;
+    use crate::simd::{CodeBits, Kernels};
     use crate::train::Silent;
 
     /// Rows whose variance decays fast along axes that are mixed by a fixed rotation: OPQ has much to gain.

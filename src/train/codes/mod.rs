@@ -58,6 +58,9 @@ use model::{Inputs, LossSettings, Model, mean_square, row};
 const VALID_QUERIES: usize = 2_000;
 /// Rows of one task where documents are coded.
 const BLOCK: usize = 512;
+/// Offsets learn so much more slowly than codewords: they know nothing of the query, and soon learn by heart which documents
+/// are asked for in training.
+const OFFSET_RATE: f32 = 0.1;
 /// Validation looks this deep.
 const VALID_DEPTH: u32 = 100;
 
@@ -427,7 +430,7 @@ fn start_model(
     let trained = |head: Option<Head>| head.map(|h| TrainedHead::new(&h, settings.head_rate, settings.head_decay));
     Model {
         soft: SoftCodes { shape, dim: d, temperature },
-        offsets: Parameter::new(offsets.clone(), rate(&offsets, settings.code_rate)),
+        offsets: Parameter::new(offsets.clone(), rate(&offsets, settings.code_rate * OFFSET_RATE)),
         words: Parameter::new(words, word_rate),
         centroids: Parameter::new(centroids, if several { list_rate } else { 0.0 }),
         query_head: trained(query),
