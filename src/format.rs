@@ -61,8 +61,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    const ALL: [Kind; 6] =
-        [Kind::Quantizer, Kind::Codes, Kind::Dense, Kind::Keys, Kind::Fields, Kind::Checkpoint];
+    const ALL: [Kind; 6] = [Kind::Quantizer, Kind::Codes, Kind::Dense, Kind::Keys, Kind::Fields, Kind::Checkpoint];
 
     fn number(self) -> u32 {
         self as u32 + 1

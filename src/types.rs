@@ -2,7 +2,6 @@
 
 use serde::{Deserialize, Serialize};
 
-
 /// Ordinal of a document in the index. Row order is list order: the rows of list 0, then those of list 1, and so on.
 pub type Row = u32;
 

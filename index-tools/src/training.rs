@@ -289,8 +289,7 @@ impl Settings {
             codes,
             opq: QuantizerSpec { metric, lists, shape, opq: true, code_rows: OPQ_ROWS, seed: self.seed },
             warm,
-            routing: routing
-                .then_some(RouterTraining { epochs, batch, temperature, rate, patience, seed: self.seed }),
+            routing: routing.then_some(RouterTraining { epochs, batch, temperature, rate, patience, seed: self.seed }),
             routing_neighbours: self.routing_neighbours,
             dense,
             candidates: self.candidates,
@@ -469,14 +468,8 @@ mod tests {
 
     #[test]
     fn values_that_no_setting_can_have_are_refused() {
-        let paths = LearnPaths {
-            input: "a".into(),
-            column: None,
-            queries: None,
-            pairs: None,
-            valid: None,
-            output: "b".into(),
-        };
+        let paths =
+            LearnPaths { input: "a".into(), column: None, queries: None, pairs: None, valid: None, output: "b".into() };
         for (key, text, expected) in [
             ("method", "magic", "contrastive"),
             ("sampling", "magic", "snowball"),

@@ -71,7 +71,8 @@ fn a_learned_quantizer_finds_more_and_every_stage_reaches_the_index() {
         let report = done(&run(dir, "train-index", &format!("{TRAIN} --valid valid.tsv --json {train}")));
         let report: serde_json::Value = serde_json::from_str(&report).unwrap();
         done(&run(dir, "build-index", "--input docs.npy --quantizer q.bg --output index --json"));
-        let of = "--index index --queries queries.npy --qrels test.tsv -k 10 --nprobe 4 --candidates 100 --seconds 0 --json";
+        let of =
+            "--index index --queries queries.npy --qrels test.tsv -k 10 --nprobe 4 --candidates 100 --seconds 0 --json";
         let answer = done(&run(dir, "measure-recall", of));
         let answer: serde_json::Value = serde_json::from_str(&answer).unwrap();
         let found = answer["results"][0]["candidate_recall"]["10"].as_f64().unwrap();
@@ -86,7 +87,11 @@ fn a_learned_quantizer_finds_more_and_every_stage_reaches_the_index() {
     for stage in ["warm heads", "candidates", "dense heads", "one query head"] {
         assert!(stages.contains(stage), "{stages}");
     }
-    let text = done(&run(dir, "train-index", "--input docs.npy --method distill --output d.bg --code-bytes 4 --lists 1 --epochs 1"));
+    let text = done(&run(
+        dir,
+        "train-index",
+        "--input docs.npy --method distill --output d.bg --code-bytes 4 --lists 1 --epochs 1",
+    ));
     assert!(text.contains("written") && text.contains("d.bg"), "{text}");
     let left: Vec<_> = std::fs::read_dir(dir).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
     assert!(left.iter().all(|name| !name.contains("checkpoint") && !name.contains("writing")), "{left:?}");
@@ -114,16 +119,22 @@ fn bad_input_is_named_with_its_place_and_remedy() {
         ("--queries queries.npy --pairs train.tsv --method magic", 2, "contrastive"),
         ("--queries queries.npy --pairs train.tsv --metric l2", 1, "l2"),
         ("--queries queries.npy --pairs train.tsv --set codes.epoch=3", 2, "epochs"),
-        ("--queries queries.npy --pairs train.tsv --set codes.code_rate=1e30 --set codes.clip=1e30", 1, "lower the learning rate"),
+        (
+            "--queries queries.npy --pairs train.tsv --set codes.code_rate=1e30 --set codes.clip=1e30",
+            1,
+            "lower the learning rate",
+        ),
     ] {
-        let output = run(dir, "train-index", &format!("--input docs.npy --output q.bg --code-bytes 4 --lists 2 {arguments}"));
+        let output =
+            run(dir, "train-index", &format!("--input docs.npy --output q.bg --code-bytes 4 --lists 2 {arguments}"));
         let message = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(code), "{arguments}: {message}");
         assert!(message.contains(said), "{arguments}: {message}");
         assert!(!dir.join("q.bg").exists());
     }
     for (input, said) in [("nan.npy", "row 1"), ("zero.npy", "row 1")] {
-        let output = run(dir, "train-index", &format!("--input {input} --output q.bg --method opq --lists 1 --code-bytes 4"));
+        let output =
+            run(dir, "train-index", &format!("--input {input} --output q.bg --method opq --lists 1 --code-bytes 4"));
         let message = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.code() == Some(1) && message.contains(said), "{message}");
     }
@@ -145,8 +156,21 @@ fn methods_are_compared_on_a_page_and_finished_runs_are_kept() {
     let compare = |method: &str, seeds: &str| {
         Command::new(env!("CARGO_BIN_EXE_compare-codes"))
             .current_dir(dir)
-            .args("--input docs.npy --queries queries.npy --pairs train.tsv --valid valid.tsv --test test.tsv".split(' '))
-            .args(["--out", "runs.json", "--html", "page.html", "--code-bytes", "4", "--lists", "1,4", "--nprobe", "2,4"])
+            .args(
+                "--input docs.npy --queries queries.npy --pairs train.tsv --valid valid.tsv --test test.tsv".split(' '),
+            )
+            .args([
+                "--out",
+                "runs.json",
+                "--html",
+                "page.html",
+                "--code-bytes",
+                "4",
+                "--lists",
+                "1,4",
+                "--nprobe",
+                "2,4",
+            ])
             .args(["--seeds", seeds, "--method", "opq: method=opq", "--method", method])
             .output()
             .unwrap()

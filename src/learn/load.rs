@@ -103,7 +103,8 @@ fn read_rows(file: &mut VectorFile, rows: &[u64], metric: Metric, watch: &dyn Wa
         for (&row, out) in rows[at..at + near].iter().zip(out[at * dim..].chunks_mut(dim)) {
             let from = (row - rows[at]) as usize * dim;
             out.copy_from_slice(&buffer[from..from + dim]);
-            check_row(out).map_err(|bad| Error::input(file.path(), format!("row {row}"), format!("{bad}; mend the row")))?;
+            check_row(out)
+                .map_err(|bad| Error::input(file.path(), format!("row {row}"), format!("{bad}; mend the row")))?;
             if metric == Metric::Cosine && normalise(out) == 0.0 {
                 let reason = "it is zero, which has no direction to compare by cosine; mend the row";
                 return Err(Error::input(file.path(), format!("row {row}"), reason));
@@ -121,7 +122,8 @@ fn check_apart(examples: &Examples, valid: Option<&Path>) -> Result<()> {
     let trained: std::collections::HashSet<u32> = examples.train.iter().map(|p| p.query).collect();
     match examples.valid.iter().position(|p| trained.contains(&p.query)) {
         Some(at) => {
-            let reason = format!("query {} is among the training pairs, too; split with split-pairs", examples.valid[at].query);
+            let reason =
+                format!("query {} is among the training pairs, too; split with split-pairs", examples.valid[at].query);
             Err(Error::input(path, format!("pair {}", at + 1), reason))
         }
         None => Ok(()),

@@ -158,7 +158,10 @@ fn check(spec: &LearnSpec) -> Result<()> {
         return Err(Error::params("queries", "none were given, but --pairs names their rows; give --queries"));
     }
     if spec.unify && (spec.dense.is_none() || !spec.codes.as_ref().is_some_and(|c| c.heads != HeadChoice::None)) {
-        return Err(Error::params("unify", "one head for both grains needs heads in both; give --heads and --sampling"));
+        return Err(Error::params(
+            "unify",
+            "one head for both grains needs heads in both; give --heads and --sampling",
+        ));
     }
     if spec.routing.is_some() && spec.queries.is_none() {
         return Err(Error::params("queries", "none were given; routing learns from queries"));
@@ -198,7 +201,12 @@ fn stage1(spec: &LearnSpec, loaded: &Loaded, report: &mut LearnReport, watch: &d
         Some(warm) if settings.heads != HeadChoice::None => {
             let heads = train_dense(examples, None, warm, watch)?;
             let epochs = heads.curve.clone();
-            report.stages.push(StageReport { stage: "warm heads", seconds: seconds(began), gflops: heads.gflops, epochs });
+            report.stages.push(StageReport {
+                stage: "warm heads",
+                seconds: seconds(began),
+                gflops: heads.gflops,
+                epochs,
+            });
             Some(heads)
         }
         _ => None,
@@ -323,11 +331,8 @@ fn stage2(
     let trained = train_dense(&loaded.examples, Some(&found), settings, watch)?;
     let (gflops, epochs) = (trained.gflops, trained.curve);
     report.stages.push(StageReport { stage: "dense heads", seconds: seconds(began), gflops, epochs });
-    let mut heads = Heads {
-        dense_query: Some(trained.query),
-        dense_document: Some(trained.document),
-        ..quantizer.heads().clone()
-    };
+    let mut heads =
+        Heads { dense_query: Some(trained.query), dense_document: Some(trained.document), ..quantizer.heads().clone() };
     if spec.unify {
         let began = Instant::now();
         let epochs = unify(loaded, &quantizer, &mut heads, settings, &found, watch)?;
@@ -380,7 +385,11 @@ fn align(loaded: &Loaded, heads: &Heads) -> Result<Array2<f32>> {
         return Err(Error::params("unify", "one head for both grains needs query heads in both"));
     };
     if code.ncols() != dense.ncols() {
-        return Err(Error::mismatch("dimension of the dense grain, which one head must share,", code.ncols(), dense.ncols()));
+        return Err(Error::mismatch(
+            "dimension of the dense grain, which one head must share,",
+            code.ncols(),
+            dense.ncols(),
+        ));
     }
     crate::linalg::procrustes(dense.t().dot(&code).as_standard_layout().view())
 }

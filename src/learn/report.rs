@@ -9,8 +9,7 @@ use crate::train::Epoch;
 const WIDTH: f64 = 420.0;
 const HEIGHT: f64 = 220.0;
 const MARGIN: f64 = 36.0;
-const COLORS: [&str; 8] =
-    ["#2563eb", "#d97706", "#059669", "#db2777", "#7c3aed", "#475569", "#0891b2", "#b91c1c"];
+const COLORS: [&str; 8] = ["#2563eb", "#d97706", "#059669", "#db2777", "#7c3aed", "#475569", "#0891b2", "#b91c1c"];
 
 const STYLE: &str = "body{font:15px/1.5 system-ui,sans-serif;max-width:1060px;margin:2rem auto;padding:0 1rem;color:#1e293b}\
 h1{font-size:1.4rem}h2{font-size:1.1rem;margin-top:2rem}table{border-collapse:collapse;font-variant-numeric:tabular-nums}\
@@ -144,10 +143,8 @@ fn table(page: &mut String, group: &[Row<'_>]) {
         let _ = write!(page, "<th>{name}");
     });
     page.push_str("</tr>");
-    let best: Vec<f64> = COLUMNS
-        .iter()
-        .map(|(_, of)| group.iter().map(|row| row.over_seeds(of).0).fold(0.0, f64::max))
-        .collect();
+    let best: Vec<f64> =
+        COLUMNS.iter().map(|(_, of)| group.iter().map(|row| row.over_seeds(of).0).fold(0.0, f64::max)).collect();
     for row in group {
         let _ = write!(page, "<tr><td>{}<td>{}", escape(&row.first().method), row.runs.len());
         for (column, best) in best.iter().enumerate() {
@@ -238,8 +235,7 @@ mod tests {
 
     #[test]
     fn runs_are_grouped_by_budget_and_averaged_over_seeds() {
-        let runs =
-            [run("opq", 16, 1, 0.5), run("opq", 8, 1, 0.3), run("<b>", 8, 1, 0.6), run("opq", 8, 2, 0.4)];
+        let runs = [run("opq", 16, 1, 0.5), run("opq", 8, 1, 0.3), run("<b>", 8, 1, 0.6), run("opq", 8, 2, 0.4)];
         let groups = groups(&runs);
         assert_eq!(groups.iter().map(Vec::len).collect::<Vec<_>>(), [2, 1]);
         assert_eq!(cell(&groups[0][0], 0), ("35.0".into(), "±5.0".into()));

@@ -126,7 +126,10 @@ impl Quantizer {
     pub fn memory_bytes(&self) -> usize {
         self.coarse.memory_bytes()
             + self.learned_bytes()
-            + (self.rotation.as_ref().map_or(0, Array2::len) + self.product.codewords().len() + self.product.offsets().len()) * 4
+            + (self.rotation.as_ref().map_or(0, Array2::len)
+                + self.product.codewords().len()
+                + self.product.offsets().len())
+                * 4
     }
 
     /// Bytes in memory of heads and router.

@@ -7,6 +7,7 @@
 use ndarray::Array2;
 use std::time::Instant;
 
+use super::Watch;
 use super::codes::{Batch, Epoch, epoch_pairs};
 use super::examples::{Example, Examples, select};
 use super::head::{self, TrainedHead};
@@ -14,7 +15,6 @@ use super::locality::{Candidates, Sampler, Sampling, Triple};
 use super::loss::{MASKED, info_nce};
 use super::optimiser::{Schedule, check_divergence};
 use super::validate::{ranks, recall_at};
-use super::Watch;
 use crate::error::{Error, Result};
 use crate::heads::Head;
 use crate::linalg::{blocked, eigen_symmetric};
@@ -135,7 +135,10 @@ pub fn train_dense(
         return Err(Error::params("pairs", "there are none to train on or none to validate on; give more pairs"));
     }
     if candidates.is_none() && settings.sampling != Sampling::Random {
-        return Err(Error::params("sampling", "it needs the candidates of every query; search them first, or use random"));
+        return Err(Error::params(
+            "sampling",
+            "it needs the candidates of every query; search them first, or use random",
+        ));
     }
     let mut rng = Rng::stream(settings.seed, 0xde45e);
     let linear = start_map(examples, settings)?;
@@ -215,14 +218,8 @@ impl Training<'_> {
         let began = Instant::now();
         let positives = examples.positives();
         let documents = examples.documents.nrows();
-        let sampler = Sampler::new(
-            settings.sampling,
-            self.candidates,
-            &examples.train,
-            documents,
-            settings.batch,
-            settings.seed,
-        );
+        let sampler =
+            Sampler::new(settings.sampling, self.candidates, &examples.train, documents, settings.batch, settings.seed);
         let queries = epoch_pairs(&examples.train, 0, 0).len();
         let total = (queries.div_ceil(settings.batch) * settings.epochs) as u64;
         let warmup = ((total as f32 * settings.warmup) as u64).max(1);
@@ -251,7 +248,11 @@ impl Training<'_> {
             let loss = (sum / f64::from(steps.max(1))) as f32;
             let recall = judge.recall(&self);
             curve.push(Epoch { epoch, loss, recall, seconds: began.elapsed().as_secs_f64() });
-            watch.note(&format!("epoch {epoch}: loss {loss:.3}, validation R@{} {:.2} %", judge.depth(), recall * 100.0));
+            watch.note(&format!(
+                "epoch {epoch}: loss {loss:.3}, validation R@{} {:.2} %",
+                judge.depth(),
+                recall * 100.0
+            ));
             if recall > curve[best_at].recall {
                 (best, best_at) = (self.heads.clone(), epoch);
             } else if epoch - best_at >= settings.patience {

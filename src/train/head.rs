@@ -190,7 +190,10 @@ mod tests {
                     };
                     let numeric = (loss(2e-3) - loss(-2e-3)) / 4e-3;
                     let analytic = f64::from(trained.parameters()[p].gradient.as_slice().unwrap()[at]);
-                    assert!((numeric - analytic).abs() < 1e-2 * (1.0 + analytic.abs()), "{p} {at}: {numeric} {analytic}");
+                    assert!(
+                        (numeric - analytic).abs() < 1e-2 * (1.0 + analytic.abs()),
+                        "{p} {at}: {numeric} {analytic}"
+                    );
                 }
             }
         }

@@ -233,8 +233,11 @@ mod tests {
 
     #[test]
     fn walks_and_snowballs_stay_in_a_neighbourhood() {
-        let (walk, snowball, random) =
-            (mixing(&batches(Sampling::Walk)), mixing(&batches(Sampling::Snowball)), mixing(&batches(Sampling::Random)));
+        let (walk, snowball, random) = (
+            mixing(&batches(Sampling::Walk)),
+            mixing(&batches(Sampling::Snowball)),
+            mixing(&batches(Sampling::Random)),
+        );
         assert!(snowball < 2.3 && walk < 2.6 && random > 3.0, "snowball {snowball}, walk {walk}, random {random}");
     }
 

@@ -48,14 +48,25 @@ pub(super) struct Choice {
     hard: Vec<Vec<u16>>,
 }
 
-/// Offsets on the way back.
-pub(super) struct OffsetPass<'a> {
-    /// M x K.
-    pub(super) values: &'a Array2<f32>,
-    /// Gradient at each document's summed offset, n.
-    pub(super) at_sums: &'a [f32],
-    /// Where the offsets' gradient is added, M x K.
-    pub(super) gradient: &'a mut Array2<f32>,
+/// What codes are made of: codewords (d x K) and their score offsets (M x K).
+#[derive(Clone, Copy)]
+pub(super) struct Codebook<'a> {
+    pub(super) words: &'a Array2<f32>,
+    pub(super) offsets: &'a Array2<f32>,
+}
+
+/// Gradients that come in: at the decoded vectors (n x d) and at each document's summed offset (n).
+#[derive(Clone, Copy)]
+pub(super) struct Upstream<'a> {
+    pub(super) decoded: ArrayView2<'a, f32>,
+    pub(super) offsets: &'a [f32],
+}
+
+/// Gradients that go out, added to what is there: of codewords (d x K), offsets (M x K) and, if asked for, residuals (n x d).
+pub(super) struct Gradients<'a> {
+    pub(super) words: &'a mut Array2<f32>,
+    pub(super) offsets: &'a mut Array2<f32>,
+    pub(super) residuals: Option<&'a mut Array2<f32>>,
 }
 
 impl Choice {
@@ -93,7 +104,7 @@ impl SoftCodes {
             let k = self.shape.codewords();
             let blocks = soft.as_slice_mut().expect("C order").par_chunks_mut(BLOCK * k);
             blocks.zip(hard.par_chunks_mut(BLOCK)).enumerate().for_each(|(block, (soft, hard))| {
-                self.choose(words, u, m, block * BLOCK, &half_norms, soft, hard);
+                self.choose(words, u, m, block * BLOCK, &half_norms, (soft, hard));
             });
             (soft, hard)
         };
@@ -119,8 +130,7 @@ impl SoftCodes {
         m: usize,
         first: usize,
         half_norms: &[f32],
-        soft: &mut [f32],
-        hard: &mut [u16],
+        (soft, hard): (&mut [f32], &mut [u16]),
     ) {
         let (dims, k) = (self.dims(m), self.shape.codewords());
         let rows = view(&u).subrows(first, hard.len()).subcols(dims.start, dims.len());
@@ -147,65 +157,52 @@ impl SoftCodes {
         });
     }
 
-    /// From the gradient at the decoded vectors (n x d): adds the codewords' gradient to `words_gradient` (d x K), that of the
-    /// offsets and, if asked for, the residuals' to `u_gradient` (n x d).
+    /// Takes the gradients at what the forward pass made back to codewords, offsets and residuals.
     pub(super) fn backward(
         &self,
-        words: &Array2<f32>,
+        book: Codebook<'_>,
         u: ArrayView2<'_, f32>,
         choice: Choice,
-        gradient: ArrayView2<'_, f32>,
-        words_gradient: &mut Array2<f32>,
-        offsets: OffsetPass<'_>,
-        u_gradient: Option<&mut Array2<f32>>,
+        upstream: Upstream<'_>,
+        gradients: Gradients<'_>,
     ) {
+        let (words, gradient) = (book.words, upstream.decoded);
         let Choice { soft, hard } = choice;
-        for (mut out, hard) in offsets.gradient.rows_mut().into_iter().zip(&hard) {
-            hard.iter().zip(offsets.at_sums).for_each(|(&k, s)| out[k as usize] += s);
+        for (mut out, hard) in gradients.offsets.rows_mut().into_iter().zip(&hard) {
+            hard.iter().zip(upstream.offsets).for_each(|(&k, s)| out[k as usize] += s);
         }
-        let (values, at_sums) = (offsets.values, offsets.at_sums);
         // p becomes w, in place.
-        let weigh = |(m, p)| {
-            let offsets = values.row(m).to_slice().map(|b| (b, at_sums)).expect("C order");
-            self.choice_weights(words, gradient, m, offsets, p)
-        };
-        let weights: Vec<Array2<f32>> = soft.into_par_iter().enumerate().map(weigh).collect();
+        let weights: Vec<Array2<f32>> =
+            soft.into_par_iter().enumerate().map(|(m, p)| self.choice_weights(book, upstream, m, p)).collect();
         let k = self.shape.codewords();
         let mut pieces: Vec<(usize, &mut [f32])> = Vec::new();
-        let mut rest = words_gradient.as_slice_mut().expect("C order");
+        let mut rest = gradients.words.as_slice_mut().expect("C order");
         for m in 0..self.shape.subspaces() {
             let (piece, tail) = rest.split_at_mut(self.dims(m).len() * k);
             pieces.push((m, piece));
             rest = tail;
         }
         pieces.into_par_iter().for_each(|(m, piece)| {
-            self.add_words_gradient(words, u, gradient, m, &weights[m], &hard[m], piece);
+            self.add_words_gradient(words, u, gradient, m, (&weights[m], &hard[m]), piece);
         });
-        if let Some(out) = u_gradient {
+        if let Some(out) = gradients.residuals {
             self.add_u_gradient(words, &weights, out);
         }
     }
 
     /// `w_k = p_k (a_k - sum_j p_j a_j)` with `a = g C + s b`.
-    fn choice_weights(
-        &self,
-        words: &Array2<f32>,
-        g: ArrayView2<'_, f32>,
-        m: usize,
-        (offsets, at_sums): (&[f32], &[f32]),
-        mut p: Array2<f32>,
-    ) -> Array2<f32> {
+    fn choice_weights(&self, book: Codebook<'_>, upstream: Upstream<'_>, m: usize, mut p: Array2<f32>) -> Array2<f32> {
         let (dims, k) = (self.dims(m), self.shape.codewords());
         let blocks = p.as_slice_mut().expect("C order").par_chunks_mut(BLOCK * k).enumerate();
         blocks.for_each(|(block, p)| {
             let count = p.len() / k;
-            let rows = view(&g).subrows(block * BLOCK, count).subcols(dims.start, dims.len());
+            let rows = view(&upstream.decoded).subrows(block * BLOCK, count).subcols(dims.start, dims.len());
             let mut a = vec![0f32; p.len()];
             let target = MatMut::from_row_major_slice_mut(&mut a, count, k);
-            matmul(target, Accum::Replace, rows, self.words(words, m), 1.0, Par::Seq);
-            let rows = p.chunks_exact_mut(k).zip(a.chunks_exact_mut(k)).zip(&at_sums[block * BLOCK..]);
+            matmul(target, Accum::Replace, rows, self.words(book.words, m), 1.0, Par::Seq);
+            let rows = p.chunks_exact_mut(k).zip(a.chunks_exact_mut(k)).zip(&upstream.offsets[block * BLOCK..]);
             for ((p, a), s) in rows {
-                a.iter_mut().zip(offsets).for_each(|(a, b)| *a += s * b);
+                a.iter_mut().zip(book.offsets.row(m)).for_each(|(a, b)| *a += s * b);
                 let mean = dot(p, a);
                 p.iter_mut().zip(&*a).for_each(|(p, a)| *p *= *a - mean);
             }
@@ -219,8 +216,7 @@ impl SoftCodes {
         u: ArrayView2<'_, f32>,
         gradient: ArrayView2<'_, f32>,
         m: usize,
-        weights: &Array2<f32>,
-        hard: &[u16],
+        (weights, hard): (&Array2<f32>, &[u16]),
         out: &mut [f32],
     ) {
         let (dims, k) = (self.dims(m), self.shape.codewords());
@@ -307,8 +303,7 @@ mod tests {
                 let logits = |words: &Array2<f32>, u: &Array2<f32>| -> Vec<f64> {
                     let k = 0..codes.shape.codewords();
                     k.map(|k| {
-                        let far: f64 =
-                            dims.clone().map(|j| f64::from(u[[i, j]] - words[[j, k]]).powi(2)).sum::<f64>();
+                        let far: f64 = dims.clone().map(|j| f64::from(u[[i, j]] - words[[j, k]]).powi(2)).sum::<f64>();
                         -far / f64::from(codes.temperature)
                     })
                     .collect()
@@ -346,8 +341,10 @@ mod tests {
             let (mut dw, mut du) = (Array2::zeros(words.dim()), Array2::zeros(u.dim()));
             let (b, s) = (random(shape.subspaces(), shape.codewords()), random(1, 6).into_raw_vec_and_offset().0);
             let mut db = Array2::zeros(b.dim());
-            let pass = OffsetPass { values: &b, at_sums: &s, gradient: &mut db };
-            codes.backward(&words, u.view(), choice, g.view(), &mut dw, pass, Some(&mut du));
+            let book = Codebook { words: &words, offsets: &b };
+            let upstream = Upstream { decoded: g.view(), offsets: &s };
+            let gradients = Gradients { words: &mut dw, offsets: &mut db, residuals: Some(&mut du) };
+            codes.backward(book, u.view(), choice, upstream, gradients);
             let h = 1e-2f32;
             for j in 0..dim {
                 for k in [0, 1, shape.codewords() - 1] {

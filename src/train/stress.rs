@@ -65,7 +65,8 @@ fn recalls(examples: &Examples, candidates: &Candidates, sampling: Sampling) -> 
         ..DenseTraining::new(Metric::Cosine, sampling)
     };
     let trained = train_dense(examples, Some(candidates), &settings, &Silent).unwrap();
-    let queries = trained.query.apply_rows(select(examples.queries.view(), examples.valid.iter().map(|p| p.query)).view());
+    let queries =
+        trained.query.apply_rows(select(examples.queries.view(), examples.valid.iter().map(|p| p.query)).view());
     let documents = trained.document.apply_rows(examples.documents.view());
     let own: Vec<u32> = examples.valid.iter().map(|p| p.document).collect();
     let first = examples.valid.iter().zip(queries.rows()).filter(|(pair, q)| {

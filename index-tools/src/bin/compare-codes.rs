@@ -10,7 +10,8 @@ use std::time::Instant;
 use bigrain::dataset::{VectorFile, read_pairs};
 use bigrain::error::{Error, Result};
 use bigrain::learn::{
-    COLUMNS, LearnSpec, Loaded, Run, TemporaryIndex, TestSet, cell, group_title, groups, learn, load, report_page,
+    COLUMNS, LearnSpec, Loaded, Quality, Run, TemporaryIndex, TestSet, cell, group_title, groups, learn, load,
+    report_page,
 };
 use bigrain::quantizer::Quantizer;
 use bigrain::search::SearchParams;
@@ -77,6 +78,9 @@ struct Arguments {
     /// Choose lists by centroids even where routing was learned
     #[arg(long)]
     geometric: bool,
+    /// Measure exact search with the vectors as they are, too: the ceiling without training
+    #[arg(long)]
+    exact: bool,
     /// Results of other engines: a JSON list of the same form as --out
     #[arg(long, value_name = "FILE")]
     baseline: Option<PathBuf>,
@@ -94,6 +98,9 @@ struct Arguments {
     config: Option<PathBuf>,
 }
 
+/// The name of exact search in the tables.
+const EXACT: &str = "dense, exact";
+
 /// A method: its name and what sets it apart.
 #[derive(Debug)]
 struct Method {
@@ -103,7 +110,8 @@ struct Method {
 
 impl Method {
     fn parse(text: &str) -> Result<Method> {
-        let wrong = || Error::params("method", format!("{text:?} is not NAME: KEY=VALUE ..., such as \"opq: method=opq\""));
+        let wrong =
+            || Error::params("method", format!("{text:?} is not NAME: KEY=VALUE ..., such as \"opq: method=opq\""));
         let (name, flags) = text.split_once(':').ok_or_else(wrong)?;
         let flag = |text: &str| text.split_once('=').map(|(k, v)| (k.to_string(), v.to_string())).ok_or_else(wrong);
         Ok(Method { name: name.trim().into(), flags: flags.split_whitespace().map(flag).collect::<Result<_>>()? })
@@ -133,10 +141,16 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
             for method in &methods {
                 for &seed in &arguments.seeds {
                     let spec = spec(arguments, method, bytes, lists, seed).map_err(Failure::Usage)?;
-                    compare(arguments, method, &spec, (bytes, lists), &loaded, &test, &mut runs, &progress)?;
+                    compare(arguments, (method, &spec), (bytes, lists), (&loaded, &test), &mut runs, &progress)?;
                 }
             }
         }
+    }
+    if arguments.exact && !runs.iter().any(|run| run.method == EXACT) {
+        let quality = exact(arguments, &loaded, &test, &progress)?;
+        let (method, epochs) = (EXACT.to_string(), Vec::new());
+        runs.push(Run { method, bytes: 0, lists: 1, nprobe: 1, seed: 0, quality, seconds: 0.0, epochs });
+        write_runs(&arguments.out, &runs)?;
     }
     drop(progress);
     let baseline = arguments.baseline.as_deref().map(read_runs).transpose()?.unwrap_or_default();
@@ -179,13 +193,25 @@ fn spec(arguments: &Arguments, method: &Method, bytes: usize, lists: usize, seed
     Ok(spec)
 }
 
+/// Exact search with the vectors as they come.
+fn exact(arguments: &Arguments, loaded: &Loaded, test: &TestSet, progress: &Progress) -> Result<Quality> {
+    let method = Method { name: EXACT.into(), flags: vec![("method".into(), "opq".into())] };
+    let spec = spec(arguments, &method, 4, 1, 1)?;
+    learn(&spec, progress)?;
+    let quantizer = Quantizer::read(&RealVfs, &spec.output, None)?;
+    std::fs::remove_file(&spec.output).map_err(Error::io(&spec.output))?;
+    let index = TemporaryIndex::build(&spec, &quantizer, progress)?;
+    test.measure(&index, loaded, &SearchParams { k: 100, exact: true, ..SearchParams::default() }, progress)
+}
+
 /// A test document that was trained on measures memory.
 fn check_apart(arguments: &Arguments, loaded: &Loaded, test: &[Example]) -> Result<()> {
     let pairs = loaded.examples.train.iter().chain(&loaded.examples.valid);
     let used: std::collections::HashSet<u32> = pairs.map(|p| p.document).collect();
     match test.iter().position(|p| used.contains(&p.document)) {
         Some(at) => {
-            let reason = format!("document {} is among the training pairs, too; split with split-pairs", test[at].document);
+            let reason =
+                format!("document {} is among the training pairs, too; split with split-pairs", test[at].document);
             Err(Error::input(&arguments.test, format!("pair {}", at + 1), reason))
         }
         None => Ok(()),
@@ -193,14 +219,11 @@ fn check_apart(arguments: &Arguments, loaded: &Loaded, test: &[Example]) -> Resu
 }
 
 /// Trains, builds and measures one method at one budget with one seed, unless it is there already.
-#[allow(clippy::too_many_arguments)]
 fn compare(
     arguments: &Arguments,
-    method: &Method,
-    spec: &LearnSpec,
+    (method, spec): (&Method, &LearnSpec),
     (bytes, lists): (usize, usize),
-    loaded: &Loaded,
-    test: &TestSet,
+    (loaded, test): (&Loaded, &TestSet),
     runs: &mut Vec<Run>,
     progress: &Progress,
 ) -> Result<()> {

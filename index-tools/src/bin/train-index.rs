@@ -168,7 +168,11 @@ fn describe(report: &LearnReport, output: &std::path::Path) -> String {
         ("documents", grouped(report.documents as u64)),
         (
             "pairs",
-            format!("{} to learn from, {} to choose by", grouped(report.train_pairs as u64), grouped(report.valid_pairs as u64)),
+            format!(
+                "{} to learn from, {} to choose by",
+                grouped(report.train_pairs as u64),
+                grouped(report.valid_pairs as u64)
+            ),
         ),
         ("re-seeded", format!("{} codewords", grouped(report.reseeded as u64))),
         ("time", duration(report.seconds)),

@@ -47,11 +47,7 @@ pub(super) struct Saved {
 }
 
 /// A hash of all that a run follows from.
-pub(super) fn fingerprint(
-    examples: &Examples,
-    settings: &CodeTraining,
-    start: Option<(&Head, &Head)>,
-) -> [u8; 16] {
+pub(super) fn fingerprint(examples: &Examples, settings: &CodeTraining, start: Option<(&Head, &Head)>) -> [u8; 16] {
     let mut hasher = blake3::Hasher::new();
     hasher.update(format!("{settings:?}").as_bytes());
     for x in [&examples.documents, &examples.queries] {

@@ -46,7 +46,7 @@ use super::{QuantizerSpec, Watch, train_quantizer};
 use crate::error::{Error, Result};
 use crate::heads::{Head, Heads};
 use crate::linalg::blocked;
-use crate::quantizer::{CodeShape, Coarse, Product, Quantizer};
+use crate::quantizer::{Coarse, CodeShape, Product, Quantizer};
 use crate::sample::Rng;
 use crate::simd::Kernels;
 use crate::types::{ListId, Metric};
@@ -183,7 +183,8 @@ impl<'a> Trainer<'a> {
             false => x.clone(),
         };
         let mapped_documents = mapped(wants_document, &heads[1], &examples.documents);
-        let quantizer = train_quantizer(mapped_documents.view(), &start_spec(settings, mapped_documents.nrows()), watch)?;
+        let quantizer =
+            train_quantizer(mapped_documents.view(), &start_spec(settings, mapped_documents.nrows()), watch)?;
         let rotation = quantizer.rotation().expect("asked for").to_owned();
         let rotate = |x: &Array2<f32>| blocked::nt(x.view(), rotation.view());
         let turned = |wanted: bool, head: &Head| wanted.then(|| head::rotated(head, rotation.view()));
@@ -278,8 +279,7 @@ impl<'a> Trainer<'a> {
             let more = negatives(pairs, self.nearest.as_ref(), settings.negatives, documents, &mut rng);
             let batch = Batch { draw: rng.next_u64(), ..Batch::new(pairs, more, &self.positives) };
             let teacher = self.teacher.as_ref().map_or((&self.queries, &self.documents), |(q, v)| (q, v));
-            let inputs =
-                Inputs { queries: &self.queries, documents: &self.documents, lists: &lists, teacher };
+            let inputs = Inputs { queries: &self.queries, documents: &self.documents, lists: &lists, teacher };
             let loss = self.model.step(&inputs, &batch, &mut used);
             let norm = schedule.step(self.step, &mut self.model.parameters());
             check_divergence(self.step, loss, norm, batch.columns.len())?;
@@ -509,9 +509,11 @@ fn find_nearest(
     let mut rows: Vec<u32> = examples.train.iter().map(|p| p.query).collect();
     rows.dedup();
     let own: HashMap<u32, u32> = examples.train.iter().map(|p| (p.query, p.document)).collect();
-    let found = nearest(select(queries.view(), rows.iter().copied()).view(), documents.view(), settings.neighbours, watch)?;
-    let by_query = rows.iter().zip(found).map(|(&query, near)| {
-        (query, near.into_iter().filter(|document| Some(document) != own.get(&query)).collect())
-    });
+    let found =
+        nearest(select(queries.view(), rows.iter().copied()).view(), documents.view(), settings.neighbours, watch)?;
+    let by_query = rows
+        .iter()
+        .zip(found)
+        .map(|(&query, near)| (query, near.into_iter().filter(|document| Some(document) != own.get(&query)).collect()));
     Ok(Nearest { by_query: by_query.collect() })
 }

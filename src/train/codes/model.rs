@@ -10,7 +10,7 @@ use super::super::examples::select;
 use super::super::head::{Pass, TrainedHead};
 use super::super::loss::{MASKED, info_nce, list_net, softmax_rows};
 use super::super::optimiser::Parameter;
-use super::super::soft::{OffsetPass, SoftCodes};
+use super::super::soft::{Codebook, Gradients, SoftCodes, Upstream};
 use super::batch::Batch;
 use crate::linalg::{blocked, norm2};
 use crate::sample::Rng;
@@ -121,10 +121,13 @@ impl Model {
 
         let wants_u = self.document_head.is_some() || self.centroids.rate > 0.0;
         let mut du = Array2::zeros(if wants_u { u.dim() } else { (0, 0) });
-        let (words, gradient) = (&self.words.value, &mut self.words.gradient);
-        let pass =
-            OffsetPass { values: &self.offsets.value, at_sums: &at_sums, gradient: &mut self.offsets.gradient };
-        self.soft.backward(words, u.view(), choice, dz.view(), gradient, pass, wants_u.then_some(&mut du));
+        let book = Codebook { words: &self.words.value, offsets: &self.offsets.value };
+        let gradients = Gradients {
+            words: &mut self.words.gradient,
+            offsets: &mut self.offsets.gradient,
+            residuals: wants_u.then_some(&mut du),
+        };
+        self.soft.backward(book, u.view(), choice, Upstream { decoded: dz.view(), offsets: &at_sums }, gradients);
         if self.centroids.rate > 0.0 {
             d_lists += &(&dz - &du);
             for (row, &list) in d_lists.rows().into_iter().zip(&lists) {

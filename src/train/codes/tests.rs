@@ -1,7 +1,7 @@
 use super::*;
+use crate::quantizer::CodeShape;
 use crate::simd::CodeBits;
 use crate::train::{Example, Silent};
-use crate::quantizer::CodeShape;
 use crate::vfs::MemoryVfs;
 
 /// Documents whose first 4 of 16 dimensions decide what is relevant, a point on a sphere that is small beside the sphere of the
@@ -134,12 +134,8 @@ impl Watch for Stop {
 #[test]
 fn a_stopped_run_resumes_to_the_same_result_and_threads_do_not_matter() {
     let examples = nuisance(600, 3);
-    let settings = CodeTraining {
-        heads: HeadChoice::Both,
-        hidden: Some(4),
-        epochs: 4,
-        ..quick(Method::Contrastive, 4)
-    };
+    let settings =
+        CodeTraining { heads: HeadChoice::Both, hidden: Some(4), epochs: 4, ..quick(Method::Contrastive, 4) };
     let whole = train_codes(&examples, &settings, None, None, &Silent).unwrap();
     let vfs = MemoryVfs::default();
     let path = Path::new("/run.checkpoint");
@@ -186,7 +182,8 @@ fn bad_settings_and_examples_are_refused_and_divergence_is_noticed() {
 #[test]
 fn gradients_of_the_whole_step_are_those_of_finite_differences() {
     let examples = nuisance(60, 5);
-    let settings = CodeTraining { lists: 3, heads: HeadChoice::Query, teacher_weight: 0.3, ..quick(Method::Contrastive, 3) };
+    let settings =
+        CodeTraining { lists: 3, heads: HeadChoice::Query, teacher_weight: 0.3, ..quick(Method::Contrastive, 3) };
     let quantizer = opq(&examples, &settings);
     let head = head::start(Array2::eye(16), Some(4), true, &mut Rng::new(1));
     let mut model = start_model(&settings, &quantizer, &examples.documents, [Some(head), None], 0.3);
