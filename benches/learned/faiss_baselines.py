@@ -89,11 +89,9 @@ def main() -> int:
         for seed in arguments.seeds:
             print(f"{code_bytes} bytes, seed {seed}", file=sys.stderr, flush=True)
             records += measure(task, code_bytes, arguments.lists, seed)
-    records = better_metric(records)
-    aside = arguments.out.with_name(f".tmp-{arguments.out.name}")
-    aside.write_text(json.dumps(records, indent=1) + "\n")
-    aside.replace(arguments.out)
-    print(table(records, len(task.queries), len(task.documents)), end="")
+            # After each, as a run takes an hour; which metric stands for a method may still change.
+            save(arguments.out, better_metric(records))
+    print(table(better_metric(records), len(task.queries), len(task.documents)), end="")
     return 0
 
 
@@ -242,6 +240,13 @@ def better_metric(records: list[Record]) -> list[Record]:
         entries.sort(key=lambda entry: entry["metric"] != best[entry["method"], entry["bytes"]])
         kept.append(entries[0] | {"other_metric": entry["recall"] for entry in entries[1:]})
     return kept
+
+
+def save(path: Path, records: list[Record]) -> None:
+    """Write the records, aside and renamed."""
+    aside = path.with_name(f".tmp-{path.name}")
+    aside.write_text(json.dumps(records, indent=1) + "\n")
+    aside.replace(path)
 
 
 def table(records: list[Record], pairs: int, documents: int) -> str:
