@@ -387,7 +387,14 @@ fn number(name: &'static str, value: &toml::Value) -> Result<Option<usize>> {
     match value {
         toml::Value::Integer(n) if *n >= 0 => Ok(Some(*n as usize)),
         toml::Value::String(text) if text == "auto" => Ok(None),
-        other => Err(Error::params(name, format!("{other} is neither a whole number nor \"auto\""))),
+        other => {
+            let said = match other {
+                toml::Value::Integer(n) => n.to_string(),
+                toml::Value::String(text) => format!("{text:?}"),
+                other => format!("a {}", other.type_str()),
+            };
+            Err(Error::params(name, format!("{said} is neither a whole number nor \"auto\"")))
+        }
     }
 }
 

@@ -61,7 +61,7 @@ fn done(output: &Output) -> String {
 }
 
 const TRAIN: &str = "--input docs.npy --queries queries.npy --pairs train.tsv --output q.bg --code-bits 4 --code-bytes 4 \
-                     --lists 4 --set codes.batch=128 --set codes.score_temperature=0.03 --set dense.batch=128";
+                     --lists 4 --set codes.batch=128 --set codes.score_temperature=0.02 --set dense.batch=128";
 
 #[test]
 fn a_learned_quantizer_finds_more_and_every_stage_reaches_the_index() {
@@ -80,7 +80,7 @@ fn a_learned_quantizer_finds_more_and_every_stage_reaches_the_index() {
     };
     std::fs::write(dir.join("test.tsv"), (1000..ROWS).map(|i| format!("{i}\t{i}\t1\n")).collect::<String>()).unwrap();
     let (opq, _) = measured("--method opq");
-    let (learned, stages) = measured("--method contrastive --epochs 20");
+    let (learned, stages) = measured("--method contrastive --epochs 40 --set codes.patience=40 --set codes.code_rate=0.2");
     assert!(learned > opq + 0.03, "{opq} to {learned}");
     assert!(stages.contains("codes") && stages.contains("routing"), "{stages}");
     let (_, stages) = measured("--heads both --sampling snowball --epochs 2 --set unify=true --set warm.epochs=2");
@@ -120,7 +120,7 @@ fn bad_input_is_named_with_its_place_and_remedy() {
         ("--queries queries.npy --pairs train.tsv --metric l2", 1, "l2"),
         ("--queries queries.npy --pairs train.tsv --set codes.epoch=3", 2, "epochs"),
         (
-            "--queries queries.npy --pairs train.tsv --set codes.code_rate=1e30 --set codes.clip=1e30",
+            "--queries queries.npy --pairs train.tsv --set codes.batch=32 --set codes.code_rate=1e30 --set codes.clip=1e30",
             1,
             "lower the learning rate",
         ),

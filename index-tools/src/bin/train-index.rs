@@ -84,7 +84,7 @@ struct Arguments {
     /// Train heads for the dense vectors, with negatives from here [default: none]
     #[arg(long, value_name = "none|random|ann|ann-in-batch|walk|snowball")]
     sampling: Option<String>,
-    /// Passes over the training queries in stage 1 [default: 8]
+    /// Passes over the training queries in stage 1 [default: 6]
     #[arg(long, value_name = "N")]
     epochs: Option<String>,
     /// Seed of every random choice [default: 1]

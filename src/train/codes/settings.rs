@@ -89,7 +89,7 @@ impl CodeTraining {
             shape,
             heads: HeadChoice::None,
             hidden: None,
-            epochs: 8,
+            epochs: 6,
             batch: 2_048,
             negatives: 0,
             translation: 0.0,
