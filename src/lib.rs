@@ -53,6 +53,11 @@
 //! - Matrix products run on `faer`, not on `gemm`: about a tenth slower, but without unsafe code of ours.
 //! - Dense records larger than a page follow each other without gaps instead of starting on a page: 1,024 floats and a
 //!   key are 4,112 bytes, and two pages for each would double the file.
+//! - Learned codes have a score offset a codeword ([`train`]), which the plan did not: part of the score tables, so free. Plain
+//!   codes rank by inner product although they shorten vectors; an offset that starts at minus half the squared length of the
+//!   codeword makes up for it.
+//! - Heads start from a pair trained on full-precision scores, and the rotation is folded into them, so that a query pays for one
+//!   matrix.
 //! - Under L2 the term of a row carries the squared error of its code ([`quantizer`]), which the plain estimate ignores.
 
 pub mod build;

@@ -80,7 +80,8 @@ fn a_learned_quantizer_finds_more_and_every_stage_reaches_the_index() {
     };
     std::fs::write(dir.join("test.tsv"), (1000..ROWS).map(|i| format!("{i}\t{i}\t1\n")).collect::<String>()).unwrap();
     let (opq, _) = measured("--method opq");
-    let (learned, stages) = measured("--method contrastive --epochs 40 --set codes.patience=40 --set codes.code_rate=0.2");
+    let (learned, stages) =
+        measured("--method contrastive --epochs 40 --set codes.patience=40 --set codes.code_rate=0.2");
     assert!(learned > opq + 0.03, "{opq} to {learned}");
     assert!(stages.contains("codes") && stages.contains("routing"), "{stages}");
     let (_, stages) = measured("--heads both --sampling snowball --epochs 2 --set unify=true --set warm.epochs=2");

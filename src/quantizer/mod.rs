@@ -9,6 +9,8 @@
 //! Under L2 the last part does not depend on the query: it is the **row term**, one byte a row, scaled list by list
 //! ([`crate::codes`]). Tables are never rebuilt for a list.
 //!
+//! Under the other metrics learned codewords may have **offsets** ([`Product::with_offsets`]), which are part of the tables.
+//!
 //! The term carries one correction that costs nothing: with `e` the error of the code, `|q-x|^2` is
 //! `|q-x^|^2 + |e|^2 - 2 <e, q-x^>`, and for a query whose offset from `x` is independent of the code's error the mean
 //! of the last part is `2 |e|^2`. The plain estimate is therefore too far by `|e|^2` on average, and much more for badly

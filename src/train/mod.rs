@@ -1,6 +1,17 @@
-//! Training: from a sample of vectors to a [`Quantizer`].
+//! Training: from vectors, and from pairs of queries and their documents, to a [`Quantizer`] and its heads.
 //!
-//! Everything here works on a sample held in memory (n x d, C order), is seeded, and gives the same result at any number
+//! | what | how |
+//! |---|---|
+//! | [`train_quantizer`] | k-means lists, OPQ and codebooks: squared error, no queries |
+//! | [`train_codes`] | stage 1: lists and codes from labelled pairs, or from full-precision scores without labels |
+//! | [`train_router`] | which lists to probe, from queries and where their answers lie |
+//! | [`train_dense`] | heads of the dense vectors: on random negatives, or stage 2, on the candidates of the codes |
+//! | [`train_query_head`] | stage 3: one query head for fixed documents of both grains |
+//!
+//! Below them: losses and straight-through codes with their gradients, trained heads, AdamW, samplers of batches, exact
+//! neighbours and ranks. [`crate::learn`] runs the stages one after the other.
+//!
+//! Everything here works on vectors held in memory (n x d, C order), is seeded, and gives the same result at any number
 //! of threads: parallel work is cut into fixed pieces whose results are added in order. (The instruction set may change
 //! the last bits, and with them the trained parts; answers of a given index do not depend on it.)
 
