@@ -11,9 +11,9 @@ const HEIGHT: f64 = 220.0;
 const MARGIN: f64 = 36.0;
 const COLORS: [&str; 8] = ["#2563eb", "#d97706", "#059669", "#db2777", "#7c3aed", "#475569", "#0891b2", "#b91c1c"];
 
-const STYLE: &str = "body{font:15px/1.5 system-ui,sans-serif;max-width:1060px;margin:2rem auto;padding:0 1rem;color:#1e293b}\
-h1{font-size:1.4rem}h2{font-size:1.1rem;margin-top:2rem}table{border-collapse:collapse;font-variant-numeric:tabular-nums}\
-th,td{padding:.2rem .6rem;text-align:right;border-bottom:1px solid #e2e8f0;white-space:nowrap}\
+const STYLE: &str = "body{font:15px/1.5 system-ui,sans-serif;max-width:1240px;margin:2rem auto;padding:0 1rem;color:#1e293b}\
+h1{font-size:1.4rem}h2{font-size:1.1rem;margin-top:2rem}table{display:block;overflow-x:auto;border-collapse:collapse;font-variant-numeric:tabular-nums}\
+th,td{padding:.2rem .5rem;text-align:right;border-bottom:1px solid #e2e8f0;white-space:nowrap}\
 th{color:#475569;font-weight:600;vertical-align:bottom}td:first-child,th:first-child{text-align:left}td small{color:#64748b}\
 td.best{font-weight:600;background:#eff6ff}svg{margin-right:1rem}text{fill:#475569;font-size:11px}\
 figure{display:inline-block;margin:0 .6rem .6rem 0}figcaption{font-size:13px;color:#475569}";

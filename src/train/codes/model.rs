@@ -227,7 +227,10 @@ impl Model {
         for m in 0..shape.subspaces() {
             for (word, _) in used[m * k..][..k].iter().enumerate().filter(|(_, n)| **n == 0) {
                 let residual = residual();
-                for j in shape.dims(self.soft.dim, m) {
+                let dims = shape.dims(self.soft.dim, m);
+                self.offsets.value[[m, word]] = -0.5 * norm2(&residual[dims.clone()]);
+                self.offsets.forget((m, word));
+                for j in dims {
                     self.words.value[[j, word]] = residual[j];
                     self.words.forget((j, word));
                 }

@@ -213,3 +213,20 @@ fn gradients_of_the_whole_step_are_those_of_finite_differences() {
         }
     }
 }
+
+#[test]
+fn dead_codewords_move_to_where_documents_are() {
+    let examples = nuisance(60, 6);
+    let settings = quick(Method::Contrastive, 1);
+    let quantizer = opq(&examples, &settings);
+    let mut model = start_model(&settings, &quantizer, &examples.documents, [None, None], 0.0);
+    let mut used = vec![1; 8 * 16];
+    (used[3], used[16 + 5]) = (0, 0);
+    let before = model.words.value.clone();
+    assert_eq!(model.reseed(&used, || vec![2.0; 16]), 2);
+    // Two dimensions a subspace: the codewords are (2, 2), their offsets -|c|^2 / 2.
+    assert_eq!((model.words.value[[0, 3]], model.words.value[[3, 5]]), (2.0, 2.0));
+    assert_eq!((model.offsets.value[[0, 3]], model.offsets.value[[1, 5]]), (-4.0, -4.0));
+    let moved = model.words.value.iter().zip(&before).filter(|(a, b)| a != b).count();
+    assert_eq!(moved, 4);
+}
