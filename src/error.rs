@@ -106,24 +106,8 @@ impl Error {
         Error::InvalidInput { path: path.as_ref().to_path_buf(), place: place.into(), reason: reason.into() }
     }
 
-    /// An [`Error::Diverged`] that shows in the loss.
-    pub fn diverged(step: u64, loss: f32) -> Error {
-        Error::Diverged { step, reason: format!("the loss is {loss}"), remedy: "lower the learning rate".into() }
-    }
-
     /// An [`Error::Mismatch`].
     pub fn mismatch(what: impl Into<String>, expected: impl ToString, found: impl ToString) -> Error {
         Error::Mismatch { what: what.into(), expected: expected.to_string(), found: found.to_string() }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn divergence_names_the_step_the_loss_and_the_remedy() {
-        let message = Error::diverged(17, f32::NAN).to_string();
-        assert_eq!(message, "training diverged at step 17: the loss is NaN; lower the learning rate");
     }
 }

@@ -1,7 +1,8 @@
 //! Progress of long work on standard error, and how a signal stops it.
 //!
 //! On a terminal: one bar a phase, with rate and time left. Elsewhere (a log, a pipe): one line every ten seconds, from a
-//! thread of its own, so that a phase that does not report for a while is still seen to be alive.
+//! thread of its own, so that a phase that does not report for a while is still seen to be alive. What is worth a line of its
+//! own, such as the result of an epoch of training, is printed when it comes.
 
 use std::io::{self, ErrorKind, IsTerminal};
 use std::path::{Path, PathBuf};
@@ -28,6 +29,7 @@ pub struct Progress {
     stopped: Arc<AtomicBool>,
     /// What the work is about, for the message of a stopped one.
     subject: PathBuf,
+    command: &'static str,
 }
 
 enum View {
@@ -59,7 +61,7 @@ impl Progress {
             }
         };
         let stopped = stop_on_signals().map_err(Error::io(subject))?;
-        Ok(Progress { view, stopped, subject: subject.to_path_buf() })
+        Ok(Progress { view, stopped, subject: subject.to_path_buf(), command })
     }
 }
 
@@ -102,6 +104,13 @@ impl Watch for Progress {
                     phase.done += units;
                 }
             }
+        }
+    }
+
+    fn note(&self, line: &str) {
+        match &self.view {
+            View::Bars { current, .. } => locked(current).println(line),
+            View::Lines { .. } => eprintln!("{}: {line}", self.command),
         }
     }
 

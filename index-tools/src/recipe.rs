@@ -205,7 +205,7 @@ fn put<T: FromStr<Err: Display>>(field: &mut Option<T>, value: &str) -> Result<(
 }
 
 /// The line of a TOML error.
-fn place_of(text: &str, error: &toml::de::Error) -> String {
+pub(crate) fn place_of(text: &str, error: &toml::de::Error) -> String {
     let before = error.span().map_or(0, |span| span.start.min(text.len()));
     format!("line {}", text.as_bytes()[..before].iter().filter(|&&b| b == b'\n').count() + 1)
 }

@@ -11,18 +11,20 @@ use bigrain::error::{Error, Result};
 use bigrain::learn::LearnSpec;
 use bigrain::quantizer::CodeShape;
 use bigrain::simd::CodeBits;
-use bigrain::train::{CodeTraining, DenseTraining, HeadChoice, Method, QuantizerSpec, RouterTraining, Sampling};
+use bigrain::train::{
+    CODE_ROWS, CodeTraining, DenseTraining, HeadChoice, Method, QuantizerSpec, RouterTraining, Sampling,
+};
 use bigrain::types::Metric;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
+
+use crate::recipe::place_of;
 
 /// Environment variables that begin so are settings: `BIGRAIN_TRAIN_CODES_EPOCHS` is `codes.epochs`.
 const PREFIX: &str = "BIGRAIN_TRAIN_";
-/// Rows that OPQ is trained on where nothing else is.
-const OPQ_ROWS: usize = 131_072;
 const SECTIONS: [&str; 4] = ["codes", "warm", "router", "dense"];
 
 /// Everything that can be set; `config/train.toml` explains each key.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 #[allow(missing_docs)]
 pub struct Settings {
@@ -42,64 +44,10 @@ pub struct Settings {
     pub candidates: usize,
     pub nprobe: usize,
     pub routing_neighbours: usize,
-    pub codes: Codes,
-    pub warm: Heads,
-    pub router: Router,
-    pub dense: Heads,
-}
-
-/// Stage 1.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-#[allow(missing_docs)]
-pub struct Codes {
-    pub epochs: usize,
-    pub batch: usize,
-    pub negatives: usize,
-    pub translation: f32,
-    pub score_temperature: f32,
-    pub choice_temperature: f32,
-    pub teacher_temperature: f32,
-    pub teacher_weight: f32,
-    pub neighbours: usize,
-    pub code_rate: f32,
-    pub list_rate: f32,
-    pub head_rate: f32,
-    pub head_decay: f32,
-    pub hidden: usize,
-    pub warmup: f32,
-    pub clip: f32,
-    pub patience: usize,
-}
-
-/// Heads: those that stage 1 starts from, or those of stage 2.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-#[allow(missing_docs)]
-pub struct Heads {
-    pub epochs: usize,
-    pub batch: usize,
-    pub negatives: usize,
-    pub score_temperature: f32,
-    pub rate: f32,
-    pub decay: f32,
-    pub dim: usize,
-    pub hidden: usize,
-    pub warmup: f32,
-    pub clip: f32,
-    pub patience: usize,
-}
-
-/// Learned routing.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-#[allow(missing_docs)]
-pub struct Router {
-    pub epochs: usize,
-    pub batch: usize,
-    pub temperature: f32,
-    pub rate: f32,
-    pub patience: usize,
+    pub codes: CodeTraining,
+    pub warm: DenseTraining,
+    pub router: RouterTraining,
+    pub dense: DenseTraining,
 }
 
 fn auto() -> toml::Value {
@@ -108,8 +56,6 @@ fn auto() -> toml::Value {
 
 impl Default for Settings {
     fn default() -> Settings {
-        let dense = DenseTraining::new(Metric::Cosine, Sampling::Snowball);
-        let warm = DenseTraining::new(Metric::Cosine, Sampling::Random);
         Settings {
             method: "contrastive".into(),
             metric: "cosine".into(),
@@ -127,69 +73,11 @@ impl Default for Settings {
             candidates: 200,
             nprobe: 0,
             routing_neighbours: 0,
-            codes: Codes::default(),
-            warm: Heads::from(&warm),
-            router: Router::default(),
-            dense: Heads::from(&dense),
+            codes: CodeTraining::default(),
+            warm: DenseTraining::default(),
+            router: RouterTraining::default(),
+            dense: DenseTraining::default(),
         }
-    }
-}
-
-impl Default for Codes {
-    fn default() -> Codes {
-        let shape = CodeShape::new(CodeBits::Eight, 8).expect("8 bytes are allowed");
-        let c = CodeTraining::new(Method::Contrastive, Metric::Cosine, 1, shape);
-        Codes {
-            epochs: c.epochs,
-            batch: c.batch,
-            negatives: c.negatives,
-            translation: c.translation,
-            score_temperature: c.score_temperature,
-            choice_temperature: c.choice_temperature,
-            teacher_temperature: c.teacher_temperature,
-            teacher_weight: c.teacher_weight,
-            neighbours: c.neighbours,
-            code_rate: c.code_rate,
-            list_rate: c.list_rate,
-            head_rate: c.head_rate,
-            head_decay: c.head_decay,
-            hidden: c.hidden.unwrap_or(0),
-            warmup: c.warmup,
-            clip: c.clip,
-            patience: c.patience,
-        }
-    }
-}
-
-impl From<&DenseTraining> for Heads {
-    fn from(d: &DenseTraining) -> Heads {
-        Heads {
-            epochs: d.epochs,
-            batch: d.batch,
-            negatives: d.negatives,
-            score_temperature: d.score_temperature,
-            rate: d.rate,
-            decay: d.decay,
-            dim: d.dim.unwrap_or(0),
-            hidden: d.hidden.unwrap_or(0),
-            warmup: d.warmup,
-            clip: d.clip,
-            patience: d.patience,
-        }
-    }
-}
-
-impl Default for Heads {
-    fn default() -> Heads {
-        Heads::from(&DenseTraining::new(Metric::Cosine, Sampling::Random))
-    }
-}
-
-impl Default for Router {
-    fn default() -> Router {
-        let r = RouterTraining::default();
-        let RouterTraining { epochs, batch, temperature, rate, patience, .. } = r;
-        Router { epochs, batch, temperature, rate, patience }
     }
 }
 
@@ -253,7 +141,8 @@ impl Settings {
                 let method: Method = method.parse().map_err(|_| {
                     Error::params("method", format!("{method:?} is not one of opq, contrastive, distill"))
                 })?;
-                Some(self.codes.training(method, metric, lists, shape, heads, self.seed))
+                let (hidden, seed) = (self.warm.hidden, self.seed);
+                Some(CodeTraining { method, metric, lists, shape, heads, hidden, seed, ..self.codes.clone() })
             }
         };
         let dense = match self.sampling.as_str() {
@@ -263,7 +152,7 @@ impl Settings {
                     let names = "none, random, ann, ann-in-batch, walk, snowball";
                     Error::params("sampling", format!("{text:?} is not one of {names}"))
                 })?;
-                Some(self.dense.training(metric, sampling, self.seed))
+                Some(DenseTraining { metric, sampling, seed: self.seed, ..self.dense.clone() })
             }
         };
         let routing = match self.routing.as_str() {
@@ -272,9 +161,12 @@ impl Settings {
             "auto" => lists > 1 && paths.queries.is_some() && codes.is_some(),
             other => return Err(Error::params("routing", format!("{other:?} is not one of on, off, auto"))),
         };
-        let Router { epochs, batch, temperature, rate, patience } = self.router.clone();
-        let warm = (heads != HeadChoice::None && codes.is_some())
-            .then(|| self.warm.training(metric, Sampling::Random, self.seed));
+        let warm = (heads != HeadChoice::None && codes.is_some()).then(|| DenseTraining {
+            metric,
+            sampling: Sampling::Random,
+            seed: self.seed,
+            ..self.warm.clone()
+        });
         Ok(LearnSpec {
             input: paths.input,
             column: paths.column,
@@ -287,9 +179,9 @@ impl Settings {
             max_documents: self.max_documents,
             seed: self.seed,
             codes,
-            opq: QuantizerSpec { metric, lists, shape, opq: true, code_rows: OPQ_ROWS, seed: self.seed },
+            opq: QuantizerSpec { metric, lists, shape, opq: true, code_rows: CODE_ROWS, seed: self.seed },
             warm,
-            routing: routing.then_some(RouterTraining { epochs, batch, temperature, rate, patience, seed: self.seed }),
+            routing: routing.then(|| RouterTraining { seed: self.seed, ..self.router.clone() }),
             routing_neighbours: self.routing_neighbours,
             dense,
             candidates: self.candidates,
@@ -320,66 +212,6 @@ pub struct LearnPaths {
     pub pairs: Option<std::path::PathBuf>,
     pub valid: Option<std::path::PathBuf>,
     pub output: std::path::PathBuf,
-}
-
-impl Codes {
-    fn training(
-        &self,
-        method: Method,
-        metric: Metric,
-        lists: usize,
-        shape: CodeShape,
-        heads: HeadChoice,
-        seed: u64,
-    ) -> CodeTraining {
-        CodeTraining {
-            heads,
-            hidden: above_zero(self.hidden),
-            epochs: self.epochs,
-            batch: self.batch,
-            negatives: self.negatives,
-            translation: self.translation,
-            score_temperature: self.score_temperature,
-            choice_temperature: self.choice_temperature,
-            teacher_temperature: self.teacher_temperature,
-            teacher_weight: self.teacher_weight,
-            neighbours: self.neighbours,
-            code_rate: self.code_rate,
-            list_rate: self.list_rate,
-            head_rate: self.head_rate,
-            head_decay: self.head_decay,
-            warmup: self.warmup,
-            clip: self.clip,
-            patience: self.patience,
-            seed,
-            ..CodeTraining::new(method, metric, lists, shape)
-        }
-    }
-}
-
-impl Heads {
-    fn training(&self, metric: Metric, sampling: Sampling, seed: u64) -> DenseTraining {
-        DenseTraining {
-            metric,
-            sampling,
-            dim: above_zero(self.dim),
-            hidden: above_zero(self.hidden),
-            epochs: self.epochs,
-            batch: self.batch,
-            negatives: self.negatives,
-            score_temperature: self.score_temperature,
-            rate: self.rate,
-            decay: self.decay,
-            warmup: self.warmup,
-            clip: self.clip,
-            patience: self.patience,
-            seed,
-        }
-    }
-}
-
-fn above_zero(number: usize) -> Option<usize> {
-    (number > 0).then_some(number)
 }
 
 /// A whole number, or "auto".
@@ -419,12 +251,6 @@ fn read(table: &toml::Table, origin: &str) -> Result<Settings> {
     settings.map_err(|e| Error::params("setting", format!("{origin}: {}", e.message())))
 }
 
-/// The line of a TOML error.
-fn place_of(text: &str, error: &toml::de::Error) -> String {
-    let before = error.span().map_or(0, |span| span.start.min(text.len()));
-    format!("line {}", text.as_bytes()[..before].iter().filter(|&&b| b == b'\n').count() + 1)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -452,10 +278,9 @@ mod tests {
         let table: toml::Table = std::fs::read_to_string(default_file()).unwrap().parse().unwrap();
         let mut named = BTreeSet::new();
         keys(&table, "", &mut named);
-        // Every key can be taken out and is unknown under another name, so each one is a field.
-        let fields = format!("{:?}", Settings::default());
-        let count = fields.matches(": ").count() - 4;
-        assert_eq!(named.len(), count, "{named:?}");
+        let mut fields = BTreeSet::new();
+        keys(&toml::Table::try_from(Settings::default()).unwrap(), "", &mut fields);
+        assert_eq!(named, fields);
     }
 
     #[test]

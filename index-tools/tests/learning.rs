@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::{Command, Output};
 
-use bigrain::dataset::{Scalar, VectorWriter};
+use bigrain::dataset::{Scalar, VectorFile, VectorWriter};
 use bigrain::linalg::normalise;
 use bigrain::sample::Rng;
 use tempfile::TempDir;
@@ -88,12 +88,14 @@ fn a_learned_quantizer_finds_more_and_every_stage_reaches_the_index() {
     for stage in ["warm heads", "candidates", "dense heads", "one query head"] {
         assert!(stages.contains(stage), "{stages}");
     }
-    let text = done(&run(
-        dir,
-        "train-index",
-        "--input docs.npy --method distill --output d.bg --code-bytes 4 --lists 1 --epochs 1",
-    ));
+    let (_, stages) = measured("--heads query --epochs 2 --set warm.epochs=2 --set routing=off");
+    assert_eq!(stages, "\"warm heads\"\"codes\"");
+    let arguments = "--input docs.npy --method distill --output d.bg --code-bytes 4 --lists 1 --epochs 1";
+    let output = run(dir, "train-index", arguments);
+    let text = done(&output);
     assert!(text.contains("written") && text.contains("d.bg"), "{text}");
+    let progress = String::from_utf8_lossy(&output.stderr);
+    assert!(progress.contains("train-index: epoch 1: loss ") && progress.contains("validation R@100"), "{progress}");
     let left: Vec<_> = std::fs::read_dir(dir).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
     assert!(left.iter().all(|name| !name.contains("checkpoint") && !name.contains("writing")), "{left:?}");
 }
@@ -120,6 +122,7 @@ fn bad_input_is_named_with_its_place_and_remedy() {
         ("--queries queries.npy --pairs train.tsv --method magic", 2, "contrastive"),
         ("--queries queries.npy --pairs train.tsv --metric l2", 1, "l2"),
         ("--queries queries.npy --pairs train.tsv --set codes.epoch=3", 2, "epochs"),
+        ("--queries queries.npy --method opq --set routing=on", 1, "give --pairs or 10"),
         (
             "--queries queries.npy --pairs train.tsv --set codes.batch=32 --set codes.code_rate=1e30 --set codes.clip=1e30",
             1,
@@ -150,6 +153,27 @@ fn bad_input_is_named_with_its_place_and_remedy() {
     }
 }
 
+/// Share of the test queries whose document is among the ten with the largest cosine, by sorting.
+fn exact_recall(dir: &Path) -> f64 {
+    let read = |name: &str| {
+        let mut file = VectorFile::open(&dir.join(name), None).unwrap();
+        let mut rows = vec![0f32; ROWS * DIM];
+        file.read(0, &mut rows).unwrap();
+        rows.chunks_mut(DIM).for_each(|row| {
+            normalise(row);
+        });
+        rows
+    };
+    let (documents, queries) = (read("docs.npy"), read("queries.npy"));
+    let found = (3_500..ROWS).filter(|&i| {
+        let query = &queries[i * DIM..][..DIM];
+        let score = |row: usize| -> f32 { query.iter().zip(&documents[row * DIM..]).map(|(a, b)| a * b).sum() };
+        let own = score(i);
+        (0..ROWS).filter(|&row| score(row) > own).count() < 10
+    });
+    found.count() as f64 / 500.0
+}
+
 #[test]
 fn methods_are_compared_on_a_page_and_finished_runs_are_kept() {
     let folder = folder();
@@ -172,7 +196,7 @@ fn methods_are_compared_on_a_page_and_finished_runs_are_kept() {
                 "--nprobe",
                 "2,4",
             ])
-            .args(["--seeds", seeds, "--method", "opq: method=opq", "--method", method])
+            .args(["--exact", "--seeds", seeds, "--method", "opq: method=opq", "--method", method])
             .output()
             .unwrap()
     };
@@ -180,6 +204,13 @@ fn methods_are_compared_on_a_page_and_finished_runs_are_kept() {
     for said in ["4 bytes a row, no lists", "4 bytes a row, 4 lists, nprobe 2", "few epochs", "±"] {
         assert!(text.contains(said), "{text}");
     }
+    assert!(text.contains("dense, exact"), "{text}");
+    let runs = std::fs::read_to_string(dir.join("runs.json")).unwrap();
+    let runs: serde_json::Value = serde_json::from_str(&runs).unwrap();
+    let exact = runs.as_array().unwrap().iter().find(|run| run["method"] == "dense, exact").unwrap();
+    let found = exact["quality"]["verified"][0].as_f64().unwrap();
+    let expected = exact_recall(dir);
+    assert!((found - expected).abs() < 1e-6 && (0.1..1.0).contains(&expected), "{found} {expected}");
     let page = std::fs::read_to_string(dir.join("page.html")).unwrap();
     assert!(page.contains("<svg") && page.contains("few epochs"));
     let before = std::fs::read(dir.join("runs.json")).unwrap();

@@ -239,6 +239,10 @@ impl Watch for Timer<'_> {
         self.inner.advance(units);
     }
 
+    fn note(&self, line: &str) {
+        self.inner.note(line);
+    }
+
     fn check(&self) -> Result<()> {
         self.inner.check()
     }

@@ -93,8 +93,7 @@ pub fn candidates(
     watch: &dyn Watch,
 ) -> Result<Candidates> {
     let examples = &loaded.examples;
-    let places = loaded.places();
-    let place_of_row: Vec<Option<u32>> = index.keys.iter().map(|key| places.get(key).copied()).collect();
+    let place_of_row: Vec<Option<u32>> = index.keys.iter().map(|&key| loaded.place(key)).collect();
     let mut labelled = vec![Vec::new(); examples.queries.nrows()];
     examples.train.iter().chain(&examples.valid).for_each(|p| labelled[p.query as usize].push(p.document));
     let queries = examples.queries.as_slice().expect("C order");

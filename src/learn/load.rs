@@ -1,7 +1,6 @@
 //! From files to [`Examples`] in memory.
 
 use ndarray::Array2;
-use std::collections::HashMap;
 use std::path::Path;
 
 use super::LearnSpec;
@@ -25,9 +24,9 @@ pub struct Loaded {
 }
 
 impl Loaded {
-    /// Where each file row is in memory.
-    pub(super) fn places(&self) -> HashMap<u64, u32> {
-        self.document_rows.iter().copied().zip(0..).collect()
+    /// Where a row of the file is in memory, if it is.
+    pub(super) fn place(&self, row: u64) -> Option<u32> {
+        self.document_rows.binary_search(&row).ok().map(|place| place as u32)
     }
 }
 
@@ -61,11 +60,12 @@ pub fn load(spec: &LearnSpec, watch: &dyn Watch) -> Result<Loaded> {
     };
     let examples = Examples { documents, queries, train: Vec::new(), valid: Vec::new() };
     let mut loaded = Loaded { examples, document_rows };
-    let places = loaded.places();
     let placed = |pairs: Vec<Pair>| -> Vec<Example> {
-        pairs.iter().map(|p| Example { query: p.query as u32, document: places[&p.document] }).collect()
+        let place = |p: &Pair| loaded.place(p.document).expect("documents of pairs are in memory");
+        pairs.iter().map(|p| Example { query: p.query as u32, document: place(p) }).collect()
     };
-    (loaded.examples.train, loaded.examples.valid) = (placed(train), placed(valid));
+    let (train, valid) = (placed(train), placed(valid));
+    (loaded.examples.train, loaded.examples.valid) = (train, valid);
     if !loaded.examples.train.is_empty() && loaded.examples.valid.is_empty() {
         loaded.examples.hold_out(spec.valid_share, spec.seed)?;
     }

@@ -1,13 +1,13 @@
 //! How much a quantizer finds: candidates by codes alone, and the final list after verification.
 
-use ndarray::Axis;
+use ndarray::{Array2, Axis};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 
 use super::{Loaded, TemporaryIndex};
 use crate::error::{Error, Result};
-use crate::search::{Hit, SearchParams};
+use crate::search::SearchParams;
 use crate::train::{Example, Watch, nearest};
 use crate::types::Key;
 
@@ -58,8 +58,7 @@ impl TestSet {
         }
         let mut queries: Vec<u32> = relevant.keys().copied().collect();
         queries.sort_unstable();
-        let rows: Vec<usize> = queries.iter().map(|&q| q as usize).collect();
-        let vectors = loaded.examples.queries.select(Axis(0), &rows);
+        let vectors = queries_of(&queries, loaded);
         let near = nearest(vectors.view(), loaded.examples.documents.view(), NEIGHBOURS, watch)?;
         let key = |row: u32| loaded.document_rows[row as usize];
         let neighbours = near.into_iter().map(|rows| rows.into_iter().map(key).collect()).collect();
@@ -72,8 +71,23 @@ impl TestSet {
         self.queries.len()
     }
 
-    /// Searches the index with every query; `params.candidates` rows are verified. An exact search has no candidates: its
-    /// figures there are zero.
+    /// Exact search with the vectors as they are: the ceiling without training. It has no candidates; its figures there are
+    /// zero.
+    ///
+    /// # Errors
+    /// What `watch` stops with.
+    pub fn exact(&self, loaded: &Loaded, watch: &dyn Watch) -> Result<Quality> {
+        let vectors = queries_of(&self.queries, loaded);
+        let found = nearest(vectors.view(), loaded.examples.documents.view(), DEPTHS[1], watch)?;
+        let mut sum = Quality::default();
+        for (i, rows) in found.iter().enumerate() {
+            let keys: Vec<Key> = rows.iter().map(|&row| loaded.document_rows[row as usize]).collect();
+            self.add_verified(i, &keys, &mut sum);
+        }
+        Ok(mean(&[sum], self.queries.len()))
+    }
+
+    /// Searches the index with every query; `params.candidates` rows are verified.
     ///
     /// # Errors
     /// As [`crate::search::Searcher::search`], and what `watch` stops with.
@@ -96,12 +110,11 @@ impl TestSet {
                     let query = loaded.examples.queries.row(self.queries[i] as usize);
                     let query = query.to_slice().expect("C order");
                     index.searcher().search(query, params, &mut scratch, &mut hits)?;
-                    self.add_verified(i, &hits, &mut sum);
-                    if !params.exact {
-                        index.searcher().candidates(query, params, &mut scratch, &mut found)?;
-                        let keys: Vec<Key> = found.iter().map(|(row, _)| index.keys()[*row as usize]).collect();
-                        self.add_candidates(i, &keys, &mut sum);
-                    }
+                    let keys: Vec<Key> = hits.iter().map(|hit| hit.key).collect();
+                    self.add_verified(i, &keys, &mut sum);
+                    index.searcher().candidates(query, params, &mut scratch, &mut found)?;
+                    let keys: Vec<Key> = found.iter().map(|(row, _)| index.keys()[*row as usize]).collect();
+                    self.add_candidates(i, &keys, &mut sum);
                 }
                 watch.advance(range.len() as u64);
                 Ok(sum)
@@ -117,14 +130,19 @@ impl TestSet {
         sum.neighbours += share(&self.neighbours[i], &keys[..keys.len().min(NEIGHBOUR_DEPTH)]);
     }
 
-    fn add_verified(&self, i: usize, hits: &[Hit], sum: &mut Quality) {
-        let keys: Vec<Key> = hits.iter().map(|hit| hit.key).collect();
+    fn add_verified(&self, i: usize, keys: &[Key], sum: &mut Quality) {
         for (sum, depth) in sum.verified.iter_mut().zip(DEPTHS) {
             *sum += share(&self.relevant[i], &keys[..keys.len().min(depth)]);
         }
         let first = keys.iter().take(10).position(|key| self.relevant[i].contains(key));
         sum.mrr += first.map_or(0.0, |at| 1.0 / (at + 1) as f64);
     }
+}
+
+/// The vectors of queries, in their order.
+fn queries_of(queries: &[u32], loaded: &Loaded) -> Array2<f32> {
+    let rows: Vec<usize> = queries.iter().map(|&q| q as usize).collect();
+    loaded.examples.queries.select(Axis(0), &rows)
 }
 
 /// Share of `wanted` that is in `found`.

@@ -19,15 +19,16 @@ mod candidates;
 mod load;
 mod measure;
 mod report;
+mod route;
+mod unify;
 
 pub use candidates::{TemporaryIndex, candidates};
 pub use load::{Loaded, load};
 pub use measure::{DEPTHS, Quality, TestSet};
 pub use report::{COLUMNS, Run, cell, group_title, groups, report_page};
 
-use ndarray::{Array2, Axis};
+use ndarray::Axis;
 use serde::Serialize;
-use std::collections::HashMap;
 use std::path::PathBuf;
 use std::time::Instant;
 
@@ -37,11 +38,13 @@ use crate::heads::Heads;
 use crate::quantizer::Quantizer;
 use crate::sample::sample_rows;
 use crate::train::{
-    CodeTraining, DenseTraining, Epoch, Example, HeadChoice, Method, QuantizerSpec, RouterTraining, Routes, Watch,
-    nearest, shares, train_codes, train_dense, train_quantizer, train_query_head, train_router,
+    Candidates, CodeTraining, DenseTraining, Epoch, Example, HeadChoice, Method, QuantizerSpec, RouterTraining, Watch,
+    nearest, train_codes, train_dense, train_quantizer, train_query_head,
 };
-use crate::types::{ListId, Metric};
-use crate::vfs::{RealVfs, Vfs};
+use crate::types::Metric;
+use crate::vfs::{RealVfs, Vfs, replace_file};
+use route::route;
+use unify::unify;
 
 /// What to train, from what, into which file.
 #[derive(Debug, Clone)]
@@ -166,6 +169,11 @@ fn check(spec: &LearnSpec) -> Result<()> {
     if spec.routing.is_some() && spec.queries.is_none() {
         return Err(Error::params("queries", "none were given; routing learns from queries"));
     }
+    let labelled = spec.pairs.is_some() || spec.codes.as_ref().is_some_and(|c| c.method == Method::Distill);
+    if spec.routing.is_some() && !labelled && spec.routing_neighbours == 0 {
+        let reason = "0, and no pairs were given, so routing has no right answers to learn from; give --pairs or 10";
+        return Err(Error::params("routing_neighbours", reason));
+    }
     Ok(())
 }
 
@@ -197,28 +205,43 @@ fn stage1(spec: &LearnSpec, loaded: &Loaded, report: &mut LearnReport, watch: &d
         report.stages.push(StageReport { stage: "opq", seconds: seconds(began), gflops: 0.0, epochs: Vec::new() });
         return Ok(quantizer);
     };
-    let warm = match &spec.warm {
-        Some(warm) if settings.heads != HeadChoice::None => {
-            let heads = train_dense(examples, None, warm, watch)?;
-            let epochs = heads.curve.clone();
-            report.stages.push(StageReport {
-                stage: "warm heads",
-                seconds: seconds(began),
-                gflops: heads.gflops,
-                epochs,
-            });
-            Some(heads)
-        }
-        _ => None,
-    };
+    let heads = warm_heads(spec, settings.heads, loaded, report, watch)?;
     let began = Instant::now();
     let checkpoint = checkpoint_path(spec);
-    let start = warm.as_ref().map(|w| (&w.query, &w.document));
-    let trained = train_codes(examples, settings, start, Some((&RealVfs as &dyn Vfs, &checkpoint)), watch)?;
+    let trained = train_codes(examples, settings, &heads, Some((&RealVfs as &dyn Vfs, &checkpoint)), watch)?;
     report.reseeded = trained.reseeded;
     let (gflops, epochs) = (trained.gflops, trained.curve);
     report.stages.push(StageReport { stage: "codes", seconds: seconds(began), gflops, epochs });
     Ok(trained.quantizer)
+}
+
+/// Heads that stage 1 starts from: trained on full-precision scores and random negatives. A query head alone is trained
+/// against the documents as they are, since that is how the codes will meet them.
+fn warm_heads(
+    spec: &LearnSpec,
+    choice: HeadChoice,
+    loaded: &Loaded,
+    report: &mut LearnReport,
+    watch: &dyn Watch,
+) -> Result<Heads> {
+    let began = Instant::now();
+    let Some(settings) = &spec.warm else { return Ok(Heads::default()) };
+    let examples = &loaded.examples;
+    let (heads, gflops, epochs) = match choice {
+        HeadChoice::None => return Ok(Heads::default()),
+        HeadChoice::Query => {
+            let documents = [examples.documents.view()];
+            let (query, curve) = train_query_head(examples, &documents, None, &Candidates::default(), settings, watch)?;
+            (Heads { code_query: Some(query), ..Heads::default() }, 0.0, curve)
+        }
+        HeadChoice::Both => {
+            let trained = train_dense(examples, None, settings, watch)?;
+            let (code_query, code_document) = (Some(trained.query), Some(trained.document));
+            (Heads { code_query, code_document, ..Heads::default() }, trained.gflops, trained.curve)
+        }
+    };
+    report.stages.push(StageReport { stage: "warm heads", seconds: seconds(began), gflops, epochs });
+    Ok(heads)
 }
 
 /// Beside the output: where stage 1 keeps its state.
@@ -226,90 +249,6 @@ fn checkpoint_path(spec: &LearnSpec) -> PathBuf {
     let mut name = spec.output.file_name().unwrap_or_default().to_os_string();
     name.push(".checkpoint");
     spec.output.with_file_name(name)
-}
-
-/// Learned routing over the finished lists.
-fn route(
-    spec: &LearnSpec,
-    loaded: &Loaded,
-    quantizer: Quantizer,
-    report: &mut LearnReport,
-    watch: &dyn Watch,
-) -> Result<Quantizer> {
-    let Some(settings) = spec.routing.as_ref().filter(|_| quantizer.coarse().lists() > 1) else { return Ok(quantizer) };
-    let began = Instant::now();
-    let lists = assign(&quantizer, &loaded.examples.documents);
-    let [train, valid] = routes(spec, loaded, &lists, watch)?;
-    let mapped = |queries: &[u32]| {
-        let rows: Vec<usize> = queries.iter().map(|&q| q as usize).collect();
-        let plain = loaded.examples.queries.select(Axis(0), &rows);
-        match &quantizer.heads().code_query {
-            Some(head) => head.apply_rows(plain.view()),
-            None => plain,
-        }
-    };
-    let (train_queries, valid_queries) = (mapped(&train.0), mapped(&valid.0));
-    let matrix = train_router(
-        quantizer.coarse().centroids(),
-        Routes { queries: train_queries.view(), lists: &train.1 },
-        Routes { queries: valid_queries.view(), lists: &valid.1 },
-        settings,
-        watch,
-    )?;
-    report.stages.push(StageReport { stage: "routing", seconds: seconds(began), gflops: 0.0, epochs: Vec::new() });
-    quantizer.with_router(matrix)
-}
-
-/// Queries, and the shares of the lists in each one's right answers.
-type QueryRoutes = (Vec<u32>, Vec<Vec<(ListId, f32)>>);
-
-/// Routes of training and of validation: labelled documents and exact nearest ones, half the weight each where there are both.
-fn routes(spec: &LearnSpec, loaded: &Loaded, lists: &[ListId], watch: &dyn Watch) -> Result<[QueryRoutes; 2]> {
-    let examples = &loaded.examples;
-    let labelled = |pairs: &[Example]| {
-        let mut labelled: HashMap<u32, Vec<ListId>> = HashMap::new();
-        pairs.iter().for_each(|p| labelled.entry(p.query).or_default().push(lists[p.document as usize]));
-        labelled
-    };
-    let (mut train, mut valid) = (labelled(&examples.train), labelled(&examples.valid));
-    if train.is_empty() {
-        for query in 0..examples.queries.nrows() as u32 {
-            let part = if query % 20 == 19 { &mut valid } else { &mut train };
-            part.insert(query, Vec::new());
-        }
-    }
-    let mut made = Vec::new();
-    for part in [train, valid] {
-        let mut queries: Vec<u32> = part.keys().copied().collect();
-        queries.sort_unstable();
-        let rows: Vec<usize> = queries.iter().map(|&q| q as usize).collect();
-        let near = match spec.routing_neighbours {
-            0 => vec![Vec::new(); rows.len()],
-            k => nearest(examples.queries.select(Axis(0), &rows).view(), examples.documents.view(), k, watch)?,
-        };
-        let of_query = |(query, near): (&u32, &Vec<u32>)| {
-            let near = shares(near.iter().map(|&document| lists[document as usize]));
-            let own = shares(part[query].iter().copied());
-            let half = if near.is_empty() || own.is_empty() { 1.0 } else { 0.5 };
-            near.into_iter().chain(own).map(|(list, share)| (list, share * half)).collect()
-        };
-        let routes = queries.iter().zip(&near).map(of_query).collect();
-        made.push((queries, routes));
-    }
-    let valid = made.pop().unwrap_or_default();
-    Ok([made.pop().unwrap_or_default(), valid])
-}
-
-/// The list of every document, as the build will assign it.
-fn assign(quantizer: &Quantizer, documents: &Array2<f32>) -> Vec<ListId> {
-    use rayon::prelude::*;
-    const BLOCK: usize = 512;
-    let mapped = quantizer.heads().code_document.as_ref().map(|head| head.apply_rows(documents.view()));
-    let documents = mapped.as_ref().unwrap_or(documents);
-    let mut lists = vec![0; documents.nrows()];
-    let blocks = documents.axis_chunks_iter(Axis(0), BLOCK).into_par_iter();
-    lists.par_chunks_mut(BLOCK).zip(blocks).for_each(|(lists, rows)| quantizer.coarse().assign(rows, lists));
-    lists
 }
 
 /// Dense heads on the candidates that the codes return; then, if asked for, one query head for both grains.
@@ -335,74 +274,19 @@ fn stage2(
         Heads { dense_query: Some(trained.query), dense_document: Some(trained.document), ..quantizer.heads().clone() };
     if spec.unify {
         let began = Instant::now();
-        let epochs = unify(loaded, &quantizer, &mut heads, settings, &found, watch)?;
+        let epochs = unify(&loaded.examples, &quantizer, &mut heads, settings, &found, watch)?;
         report.stages.push(StageReport { stage: "one query head", seconds: seconds(began), gflops: 0.0, epochs });
     }
     quantizer.with_heads(heads)
 }
 
-/// Stage 3: documents of both grains stay; one query head is trained on the sum of both losses and replaces the two.
-fn unify(
-    loaded: &Loaded,
-    quantizer: &Quantizer,
-    heads: &mut Heads,
-    settings: &DenseTraining,
-    found: &crate::train::Candidates,
-    watch: &dyn Watch,
-) -> Result<Vec<Epoch>> {
-    let documents = loaded.examples.documents.view();
-    let (Some(code_document), Some(dense_document), Some(start)) =
-        (&heads.code_document, &heads.dense_document, &heads.dense_query)
-    else {
-        return Err(Error::params("unify", "one head for both grains needs heads in both"));
-    };
-    let mapped = code_document.apply_rows(documents);
-    let lists = assign(quantizer, &loaded.examples.documents);
-    let kernels = crate::simd::Kernels::detect();
-    let encoded = quantizer.encode(kernels, mapped.view(), &lists);
-    let mut codes = Array2::zeros(mapped.dim());
-    quantizer.decode(&encoded.codes, &lists, codes.view_mut());
-    drop(mapped);
-    // Codes and dense vectors live in spaces turned against each other; the codes are turned to where queries are.
-    let turn = align(loaded, heads)?;
-    let codes = codes.dot(&turn);
-    let dense = dense_document.apply_rows(documents);
-    let (head, curve) = train_query_head(&loaded.examples, vec![dense, codes], start, found, settings, watch)?;
-    heads.code_query = Some(crate::heads::Head {
-        linear: turn.dot(&head.linear),
-        residual: head.residual.clone().map(|r| crate::heads::Residual { outer: turn.dot(&r.outer), ..r }),
-        normalise: head.normalise,
-    });
-    heads.dense_query = Some(head);
-    Ok(curve)
-}
-
-/// The orthogonal `T` with which `code_query(q) T` comes nearest to `dense_query(q)` over the queries.
-fn align(loaded: &Loaded, heads: &Heads) -> Result<Array2<f32>> {
-    let queries = loaded.examples.queries.view();
-    let apply = |head: &Option<crate::heads::Head>| head.as_ref().map(|h| h.apply_rows(queries));
-    let (Some(code), Some(dense)) = (apply(&heads.code_query), apply(&heads.dense_query)) else {
-        return Err(Error::params("unify", "one head for both grains needs query heads in both"));
-    };
-    if code.ncols() != dense.ncols() {
-        return Err(Error::mismatch(
-            "dimension of the dense grain, which one head must share,",
-            code.ncols(),
-            dense.ncols(),
-        ));
-    }
-    crate::linalg::procrustes(dense.t().dot(&code).as_standard_layout().view())
-}
-
 /// Puts the file in its place in one step; the checkpoint is no longer needed then.
 fn write(quantizer: &Quantizer, spec: &LearnSpec) -> Result<()> {
     let vfs = &RealVfs;
-    let parent = spec.output.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(std::path::Path::new("."));
-    vfs.create_dir_all(parent)?;
-    let beside = spec.output.with_extension("writing");
-    quantizer.write(vfs, &beside, [0; 16])?;
-    vfs.rename(&beside, &spec.output)?;
-    vfs.sync_dir(parent)?;
+    if let Some(parent) = spec.output.parent().filter(|p| !p.as_os_str().is_empty()) {
+        vfs.create_dir_all(parent)?;
+    }
+    replace_file(vfs, &spec.output, |beside| quantizer.write(vfs, beside, [0; 16]).map(drop))?;
     let checkpoint = checkpoint_path(spec);
     if vfs.exists(&checkpoint)? { vfs.remove_file(&checkpoint) } else { Ok(()) }
 }

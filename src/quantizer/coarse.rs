@@ -8,6 +8,7 @@
 //! - **assign** is a matrix product in tiles, for training and building.
 
 use ndarray::{Array2, ArrayView2, ArrayViewMut2, Axis};
+use rayon::prelude::*;
 
 use crate::linalg::{norm2, product_nt};
 use crate::simd::Kernels;
@@ -112,6 +113,14 @@ impl Coarse {
                 }
             }
         }
+    }
+
+    /// [`Coarse::assign`] in parallel.
+    pub fn assign_rows(&self, x: ArrayView2<'_, f32>) -> Vec<ListId> {
+        let mut lists = vec![0; x.nrows()];
+        let blocks = x.axis_chunks_iter(Axis(0), 2 * ASSIGN_ROWS).into_par_iter();
+        lists.par_chunks_mut(2 * ASSIGN_ROWS).zip(blocks).for_each(|(lists, rows)| self.assign(rows, lists));
+        lists
     }
 
     /// The `nprobe` most promising lists for a query, best first (ties by list). Inner products rank lists by
@@ -279,6 +288,7 @@ mod tests {
         let x = random(300, 19, 4);
         let mut lists = vec![0; 300];
         coarse.assign(x.view(), &mut lists);
+        assert_eq!(lists, coarse.assign_rows(x.view()));
         for (row, list) in x.rows().into_iter().zip(lists) {
             assert_eq!(list, naive(&coarse, Metric::L2, row.as_slice().unwrap())[0].1);
         }

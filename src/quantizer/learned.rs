@@ -1,6 +1,7 @@
 //! What training adds to centroids and codebooks: heads over the vectors, and a router over the lists.
 
 use ndarray::{Array2, ArrayView2};
+use std::borrow::Cow;
 
 use super::{Coarse, Probe, ProbeScratch, Quantizer};
 use crate::error::{Error, Result};
@@ -58,6 +59,14 @@ impl Quantizer {
             return Err(Error::params("router", reason));
         }
         Ok(Quantizer { router: Some(Router { rows: Coarse::new(matrix, Metric::Ip) }), ..self })
+    }
+
+    /// Documents (n x dim) as lists and codes meet them, n x code_dim: mapped by the code head, if there is one.
+    pub fn map_documents<'x>(&self, documents: &'x Array2<f32>) -> Cow<'x, Array2<f32>> {
+        match &self.heads.code_document {
+            Some(head) => Cow::Owned(head.apply_rows(documents.view())),
+            None => Cow::Borrowed(documents),
+        }
     }
 
     /// The lists to scan for a query (code_dim values), most promising first, into `out`: those that the router ranks

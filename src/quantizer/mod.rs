@@ -38,6 +38,7 @@ pub use product::{CODE_BYTES, CodeShape, Product};
 pub use tables::{ListScale, QueryTables};
 
 use ndarray::{Array2, ArrayView2, ArrayViewMut2, Axis, Zip};
+use rayon::prelude::*;
 
 use crate::error::{Error, Result};
 use crate::heads::{Head, Heads};
@@ -66,6 +67,20 @@ pub struct Encoded {
     /// The row term of each document; empty unless the metric needs one.
     pub terms: Vec<f32>,
 }
+
+/// Documents as their lists and codes say they are.
+#[derive(Debug)]
+pub struct Reconstruction {
+    /// The list of each.
+    pub lists: Vec<ListId>,
+    /// n x code_dim, in the space of the centroids.
+    pub vectors: Array2<f32>,
+    /// What is added to the score of each whatever the query; empty where codewords have no offsets.
+    pub offsets: Vec<f32>,
+}
+
+/// Rows of one task of [`Quantizer::reconstruct`].
+const RECONSTRUCT_ROWS: usize = 512;
 
 impl Quantizer {
     /// Puts the trained parts together; `centroids` are L x d, `rotation` d x d. No heads, no router.
@@ -190,6 +205,28 @@ impl Quantizer {
                 error2 - norm2(&decoded) - 2.0 * cross
             })
             .collect()
+    }
+
+    /// Codes documents (n x code_dim) and decodes them again, in parallel: what search sees of them.
+    pub fn reconstruct(&self, x: ArrayView2<'_, f32>) -> Reconstruction {
+        let kernels = Kernels::detect();
+        let lists = self.coarse.assign_rows(x);
+        let mut vectors = Array2::zeros(x.dim());
+        let blocks = vectors.axis_chunks_iter_mut(Axis(0), RECONSTRUCT_ROWS).into_par_iter();
+        let rows = x.axis_chunks_iter(Axis(0), RECONSTRUCT_ROWS).into_par_iter();
+        let offsets: Vec<Vec<f32>> = blocks
+            .zip(rows)
+            .zip(lists.par_chunks(RECONSTRUCT_ROWS))
+            .map(|((out, rows), lists)| {
+                let codes = self.encode(kernels, rows, lists).codes;
+                self.decode(&codes, lists, out);
+                match self.product.offsets() {
+                    [] => Vec::new(),
+                    _ => codes.chunks(self.product.shape().bytes).map(|code| self.product.offset(code)).collect(),
+                }
+            })
+            .collect();
+        Reconstruction { lists, vectors, offsets: offsets.concat() }
     }
 
     /// Reconstructs rows (n x code_dim) from their codes, in the space of the centroids: `o + R' c`. For measuring errors.

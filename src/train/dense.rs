@@ -4,11 +4,13 @@
 //! with random batches, it makes the heads that stage 1 may start from. The two differ in what they are judged by: recall of
 //! the re-ranked candidates, or recall over the whole corpus.
 
-use ndarray::Array2;
+use ndarray::{Array2, ArrayView2, CowArray, Ix2};
+use serde::{Deserialize, Serialize};
 use std::time::Instant;
 
 use super::Watch;
-use super::codes::{Batch, Epoch, epoch_pairs};
+use super::batch::{Batch, epoch_pairs};
+use super::codes::Epoch;
 use super::examples::{Example, Examples, select};
 use super::head::{self, TrainedHead};
 use super::locality::{Candidates, Sampler, Sampling, Triple};
@@ -21,21 +23,24 @@ use crate::linalg::{blocked, eigen_symmetric};
 use crate::sample::Rng;
 use crate::types::Metric;
 
-/// Queries that recall is validated on.
-const VALID_QUERIES: usize = 2_000;
 /// Candidates a query has to itself under [`Sampling::Ann`].
 const OWN_NEGATIVES: usize = 7;
 
-/// How dense heads are trained.
-#[derive(Debug, Clone)]
+/// How dense heads are trained. As a section of a file of settings it has the fields that are not skipped, 0 for None.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
 pub struct DenseTraining {
     /// How queries and documents are compared: inner product or cosine.
+    #[serde(skip)]
     pub metric: Metric,
     /// Where negatives come from.
+    #[serde(skip)]
     pub sampling: Sampling,
     /// Dimension of the outputs; None: that of the inputs.
+    #[serde(with = "zero_is_none")]
     pub dim: Option<usize>,
     /// Hidden units of each head's residual; None: heads are linear.
+    #[serde(with = "zero_is_none")]
     pub hidden: Option<usize>,
     /// Passes over the training queries.
     pub epochs: usize,
@@ -56,7 +61,27 @@ pub struct DenseTraining {
     /// Epochs without a better validation recall before training stops.
     pub patience: usize,
     /// Of every random choice.
+    #[serde(skip)]
     pub seed: u64,
+}
+
+impl Default for DenseTraining {
+    fn default() -> Self {
+        DenseTraining::new(Metric::Cosine, Sampling::Random)
+    }
+}
+
+/// In files of settings 0 stands for None.
+mod zero_is_none {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(value: &Option<usize>, serializer: S) -> Result<S::Ok, S::Error> {
+        value.unwrap_or(0).serialize(serializer)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<usize>, D::Error> {
+        usize::deserialize(deserializer).map(|value| (value > 0).then_some(value))
+    }
 }
 
 impl DenseTraining {
@@ -67,10 +92,10 @@ impl DenseTraining {
             sampling,
             dim: None,
             hidden: None,
-            epochs: 6,
+            epochs: 10,
             batch: 1_024,
             negatives: 0,
-            score_temperature: 0.05,
+            score_temperature: 0.03,
             rate: 3e-4,
             decay: 0.0,
             warmup: 0.1,
@@ -131,9 +156,7 @@ pub fn train_dense(
     watch: &dyn Watch,
 ) -> Result<TrainedHeads> {
     settings.check(examples.dim())?;
-    if examples.train.is_empty() || examples.valid.is_empty() {
-        return Err(Error::params("pairs", "there are none to train on or none to validate on; give more pairs"));
-    }
+    examples.check()?;
     if candidates.is_none() && settings.sampling != Sampling::Random {
         return Err(Error::params(
             "sampling",
@@ -143,37 +166,42 @@ pub fn train_dense(
     let mut rng = Rng::stream(settings.seed, 0xde45e);
     let linear = start_map(examples, settings)?;
     let normalise = settings.metric == Metric::Cosine;
-    let start = |rng: &mut Rng| {
-        let head = head::start(linear.clone(), settings.hidden, normalise, rng);
+    let mut start = || {
+        let head = head::start(linear.clone(), settings.hidden, normalise, &mut rng);
         TrainedHead::new(&head, settings.rate, settings.decay)
     };
-    let heads = Pair { query: start(&mut rng), document: Some(start(&mut rng)) };
+    let heads = Pair { query: start(), document: Some(start()) };
     let none = Candidates::default();
-    let training =
-        Training { examples, candidates: candidates.unwrap_or(&none), settings, watch, fixed: Vec::new(), heads };
+    let training = Training { examples, candidates: candidates.unwrap_or(&none), settings, watch, fixed: &[], heads };
     let (heads, curve, gflops) = training.run(candidates.is_some())?;
     let document = heads.document.as_ref().expect("it is trained").head();
     Ok(TrainedHeads { query: heads.query.head(), document, curve, gflops })
 }
 
-/// Trains a query head alone against several fixed sets of document vectors at once (n x d each), on the sum of their losses:
-/// stage 3, one query head for both grains. Recall is that of the first set over the whole corpus.
+/// Trains a query head alone against one or several fixed sets of document vectors (n x d each), on the sum of their losses:
+/// a head that stage 1 may start from, or stage 3, one query head for both grains. It starts at `start`, or else at the
+/// identity with the settings' hidden units. Recall is that of the first set over the whole corpus.
 ///
 /// # Errors
 /// As [`train_dense`].
 pub fn train_query_head(
     examples: &Examples,
-    documents: Vec<Array2<f32>>,
-    start: &Head,
+    documents: &[ArrayView2<'_, f32>],
+    start: Option<&Head>,
     candidates: &Candidates,
     settings: &DenseTraining,
     watch: &dyn Watch,
 ) -> Result<(Head, Vec<Epoch>)> {
     settings.check(examples.dim())?;
+    examples.check()?;
+    let mut rng = Rng::stream(settings.seed, 0xde45e);
+    let normalise = settings.metric == Metric::Cosine;
+    let identity = || head::start(Array2::eye(examples.dim()), settings.hidden, normalise, &mut rng);
+    let start = start.cloned().unwrap_or_else(identity);
     if let Some(other) = documents.iter().find(|d| d.ncols() != start.output_dim()) {
         return Err(Error::mismatch("dimension of the documents", start.output_dim(), other.ncols()));
     }
-    let heads = Pair { query: TrainedHead::new(start, settings.rate, settings.decay), document: None };
+    let heads = Pair { query: TrainedHead::new(&start, settings.rate, settings.decay), document: None };
     let training = Training { examples, candidates, settings, watch, fixed: documents, heads };
     let (heads, curve, _) = training.run(false)?;
     Ok((heads.query.head(), curve))
@@ -207,7 +235,7 @@ struct Training<'a> {
     settings: &'a DenseTraining,
     watch: &'a dyn Watch,
     /// Sets of document vectors that stay as they are.
-    fixed: Vec<Array2<f32>>,
+    fixed: &'a [ArrayView2<'a, f32>],
     heads: Pair,
 }
 
@@ -300,8 +328,8 @@ impl Training<'_> {
             dq += &(blocked::nn(g.view(), v.view()) / tau);
             g
         };
-        for fixed in &self.fixed {
-            scored(&select(fixed.view(), batch.columns.iter().copied()));
+        for fixed in self.fixed {
+            scored(&select(*fixed, batch.columns.iter().copied()));
         }
         if let Some(head) = &mut self.heads.document {
             let input = select(self.examples.documents.view(), batch.columns.iter().copied());
@@ -324,10 +352,10 @@ impl Training<'_> {
     }
 
     /// The documents that queries are compared with.
-    fn documents(&self) -> Array2<f32> {
+    fn documents(&self) -> CowArray<'_, f32, Ix2> {
         match &self.heads.document {
-            Some(head) => head.head().apply_rows(self.examples.documents.view()),
-            None => self.fixed[0].clone(),
+            Some(head) => head.head().apply_rows(self.examples.documents.view()).into(),
+            None => self.fixed[0].into(),
         }
     }
 }
@@ -354,8 +382,7 @@ struct Judge {
 
 impl Judge {
     fn new(examples: &Examples, candidates: &Candidates, positives: &[Vec<u32>], rerank: bool, seed: u64) -> Judge {
-        let mut pairs = epoch_pairs(&examples.valid, seed, u64::MAX);
-        pairs.truncate(VALID_QUERIES);
+        let pairs = examples.judged(seed);
         let relevant = pairs.iter().map(|p| positives[p.query as usize].clone()).collect();
         let of = |p: &Example| candidates.by_query.get(p.query as usize).cloned().unwrap_or_default();
         let candidates = rerank.then(|| pairs.iter().map(of).collect());
@@ -374,7 +401,7 @@ impl Judge {
         let ranks = match &self.candidates {
             None => {
                 let relevant: Vec<&[u32]> = self.relevant.iter().map(Vec::as_slice).collect();
-                ranks(queries.view(), documents.view(), &own, &relevant)
+                ranks(queries.view(), documents.view(), &[], &own, &relevant)
             }
             Some(candidates) => (0..own.len())
                 .map(|i| {

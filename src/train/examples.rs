@@ -3,8 +3,12 @@
 use ndarray::{Array2, ArrayView2, Axis};
 use std::collections::HashMap;
 
+use super::batch::epoch_pairs;
 use crate::error::{Error, Result};
 use crate::sample::Rng;
+
+/// Queries that recall is validated on.
+const VALID_QUERIES: usize = 2_000;
 
 /// A query and a document that is relevant to it: rows of [`Examples`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -60,6 +64,39 @@ impl Examples {
             return Err(Error::params("valid", reason));
         }
         Ok(())
+    }
+
+    /// Refuses examples that nothing can be trained on.
+    ///
+    /// # Errors
+    /// `InvalidParams` for a split without pairs or pairs of rows that do not exist, `Mismatch` for queries of another
+    /// dimension.
+    pub(super) fn check(&self) -> Result<()> {
+        for (name, pairs) in [("pairs", &self.train), ("valid", &self.valid)] {
+            if pairs.is_empty() {
+                return Err(Error::params(name, "there are none; give pairs of queries and their documents"));
+            }
+            let outside = |p: &&Example| {
+                p.query as usize >= self.queries.nrows() || p.document as usize >= self.documents.nrows()
+            };
+            if let Some(p) = pairs.iter().find(outside) {
+                return Err(Error::params(
+                    name,
+                    format!("query {} or document {} does not exist", p.query, p.document),
+                ));
+            }
+        }
+        if self.queries.ncols() != self.dim() {
+            return Err(Error::mismatch("dimension of the queries", self.dim(), self.queries.ncols()));
+        }
+        Ok(())
+    }
+
+    /// Held-out pairs that training is judged on: one a query, at most [`VALID_QUERIES`].
+    pub(super) fn judged(&self, seed: u64) -> Vec<Example> {
+        let mut pairs = epoch_pairs(&self.valid, seed, u64::MAX);
+        pairs.truncate(VALID_QUERIES);
+        pairs
     }
 
     /// Every relevant document of each query, ascending.

@@ -9,7 +9,7 @@
 
 use std::collections::{HashSet, VecDeque};
 
-use super::codes::epoch_pairs;
+use super::batch::epoch_pairs;
 use super::examples::Example;
 use crate::sample::Rng;
 use crate::types::names;

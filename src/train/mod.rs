@@ -15,6 +15,7 @@
 //! of threads: parallel work is cut into fixed pieces whose results are added in order. (The instruction set may change
 //! the last bits, and with them the trained parts; answers of a given index do not depend on it.)
 
+mod batch;
 mod codes;
 mod dense;
 mod examples;
@@ -38,7 +39,7 @@ pub use kmeans::{FLAT_LISTS, Iterations, distortion, kmeans};
 pub use locality::{Candidates, Sampling};
 pub use nearest::nearest;
 pub use product::{train_codebooks, train_opq};
-pub use routing::{RouterTraining, Routes, coverage, shares, train_router};
+pub use routing::{RouterTraining, Routes, shares, train_router};
 
 use ndarray::ArrayView2;
 use rayon::prelude::*;
@@ -87,6 +88,9 @@ pub struct QuantizerSpec {
     /// Of every random choice.
     pub seed: u64,
 }
+
+/// Rows that codebooks are trained on where memory is not planned: more hardly change them.
+pub const CODE_ROWS: usize = 131_072;
 
 const COARSE_ITERATIONS: Iterations = Iterations { coarse: 6, fine: 4 };
 

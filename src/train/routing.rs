@@ -8,18 +8,20 @@
 //! "learning to route", e.g. Vecchiato et al., SIGIR 2024.)
 
 use ndarray::{Array2, ArrayView2};
+use serde::{Deserialize, Serialize};
 
 use super::Watch;
 use super::examples::select;
-use super::loss::{list_net, softmax_rows};
+use super::loss::list_net;
 use super::optimiser::{Parameter, Schedule, check_divergence};
 use crate::error::{Error, Result};
 use crate::linalg::blocked;
 use crate::sample::Rng;
 use crate::types::ListId;
 
-/// How a router is trained.
-#[derive(Debug, Clone)]
+/// How a router is trained. As a section of a file of settings it has the fields that are not skipped.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
 pub struct RouterTraining {
     /// Passes over the queries.
     pub epochs: usize,
@@ -32,6 +34,7 @@ pub struct RouterTraining {
     /// Epochs without a better validation loss before training stops.
     pub patience: usize,
     /// Of the order of queries.
+    #[serde(skip)]
     pub seed: u64,
 }
 
@@ -123,22 +126,21 @@ pub fn shares(answers: impl IntoIterator<Item = ListId>) -> Vec<(ListId, f32)> {
     lists.chunk_by(|a, b| a == b).map(|same| (same[0], same.len() as f32 * each)).collect()
 }
 
-/// How much of the right answers lies in the `nprobe` lists that `w` ranks first, on average over the queries.
-pub fn coverage(w: ArrayView2<'_, f32>, routes: Routes<'_>, nprobe: usize) -> f32 {
-    let mut scores = blocked::nt(routes.queries, w);
-    softmax_rows(&mut scores);
-    let mut total = 0.0;
-    for (scores, lists) in scores.rows().into_iter().zip(routes.lists) {
-        let above = |score: f32| scores.iter().filter(|&&s| s > score).count();
-        total += lists.iter().filter(|(l, _)| above(scores[*l as usize]) < nprobe).map(|(_, w)| w).sum::<f32>();
-    }
-    total / routes.lists.len().max(1) as f32
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::train::Silent;
+
+    /// How much of the right answers lies in the `nprobe` lists that `w` ranks first, on average over the queries.
+    fn coverage(w: ArrayView2<'_, f32>, routes: Routes<'_>, nprobe: usize) -> f32 {
+        let scores = blocked::nt(routes.queries, w);
+        let mut total = 0.0;
+        for (scores, lists) in scores.rows().into_iter().zip(routes.lists) {
+            let above = |score: f32| scores.iter().filter(|&&s| s > score).count();
+            total += lists.iter().filter(|(l, _)| above(scores[*l as usize]) < nprobe).map(|(_, w)| w).sum::<f32>();
+        }
+        total / routes.lists.len().max(1) as f32
+    }
 
     /// Queries point at the centroid *after* the one that holds their answer.
     fn shifted(n: usize, seed: u64) -> (Array2<f32>, Vec<Vec<(ListId, f32)>>) {

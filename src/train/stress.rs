@@ -76,7 +76,7 @@ fn recalls(examples: &Examples, candidates: &Candidates, sampling: Sampling) -> 
     });
     let first = first.count() as f32 / own.len() as f32;
     let none = vec![&[][..]; own.len()];
-    (first, recall_at(&ranks(queries.view(), documents.view(), &own, &none), 10))
+    (first, recall_at(&ranks(queries.view(), documents.view(), &[], &own, &none), 10))
 }
 
 #[test]

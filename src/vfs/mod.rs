@@ -73,6 +73,20 @@ pub trait Vfs: Send + Sync {
     fn len(&self, path: &Path) -> Result<u64>;
 }
 
+/// Writes `path` anew in one step: `write` writes a file beside it, which then takes its place. Whoever reads `path`, even after
+/// a crash, finds the old file or the new one, whole.
+///
+/// # Errors
+/// What `write` gives, and `Io`.
+pub fn replace_file(vfs: &dyn Vfs, path: &Path, write: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+    let mut name = path.file_name().unwrap_or_default().to_os_string();
+    name.push(".writing");
+    let beside = path.with_file_name(name);
+    write(&beside)?;
+    vfs.rename(&beside, path)?;
+    vfs.sync_dir(path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new(".")))
+}
+
 /// A file open for reading. Reads are positioned, so any number of threads may share it.
 pub trait ReadFile: Send + Sync {
     /// Length in bytes when the file was opened.

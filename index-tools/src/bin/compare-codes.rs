@@ -10,8 +10,7 @@ use std::time::Instant;
 use bigrain::dataset::{VectorFile, read_pairs};
 use bigrain::error::{Error, Result};
 use bigrain::learn::{
-    COLUMNS, LearnSpec, Loaded, Quality, Run, TemporaryIndex, TestSet, cell, group_title, groups, learn, load,
-    report_page,
+    COLUMNS, LearnSpec, Loaded, Run, TemporaryIndex, TestSet, cell, group_title, groups, learn, load, report_page,
 };
 use bigrain::quantizer::Quantizer;
 use bigrain::search::SearchParams;
@@ -147,7 +146,7 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
         }
     }
     if arguments.exact && !runs.iter().any(|run| run.method == EXACT) {
-        let quality = exact(arguments, &loaded, &test, &progress)?;
+        let quality = test.exact(&loaded, &progress)?;
         let (method, epochs) = (EXACT.to_string(), Vec::new());
         runs.push(Run { method, bytes: 0, lists: 1, nprobe: 1, seed: 0, quality, seconds: 0.0, epochs });
         write_runs(&arguments.out, &runs)?;
@@ -170,12 +169,8 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
 }
 
 fn spec(arguments: &Arguments, method: &Method, bytes: usize, lists: usize, seed: u64) -> Result<LearnSpec> {
-    let mut flags: Vec<(&str, String)> = vec![
-        ("code_bytes", bytes.to_string()),
-        ("lists", lists.to_string()),
-        ("seed", seed.to_string()),
-        ("codes.epochs", Settings::default().codes.epochs.to_string()),
-    ];
+    let mut flags: Vec<(&str, String)> =
+        vec![("code_bytes", bytes.to_string()), ("lists", lists.to_string()), ("seed", seed.to_string())];
     flags.extend(method.flags.iter().map(|(k, v)| (k.as_str(), v.clone())));
     let settings = Settings::load(arguments.config.as_deref(), [], &flags)?;
     let file = VectorFile::open(&arguments.input, None)?;
@@ -191,17 +186,6 @@ fn spec(arguments: &Arguments, method: &Method, bytes: usize, lists: usize, seed
     // Every document takes part in the search, so every document is in memory here.
     spec.max_documents = usize::MAX;
     Ok(spec)
-}
-
-/// Exact search with the vectors as they come.
-fn exact(arguments: &Arguments, loaded: &Loaded, test: &TestSet, progress: &Progress) -> Result<Quality> {
-    let method = Method { name: EXACT.into(), flags: vec![("method".into(), "opq".into())] };
-    let spec = spec(arguments, &method, 4, 1, 1)?;
-    learn(&spec, progress)?;
-    let quantizer = Quantizer::read(&RealVfs, &spec.output, None)?;
-    std::fs::remove_file(&spec.output).map_err(Error::io(&spec.output))?;
-    let index = TemporaryIndex::build(&spec, &quantizer, progress)?;
-    test.measure(&index, loaded, &SearchParams { k: 100, exact: true, ..SearchParams::default() }, progress)
 }
 
 /// A test document that was trained on measures memory.

@@ -5,13 +5,14 @@
 
 use ndarray::{Array2, Axis};
 use rayon::prelude::*;
+use std::borrow::Cow;
 
+use super::super::batch::Batch;
 use super::super::examples::select;
 use super::super::head::{Pass, TrainedHead};
 use super::super::loss::{MASKED, info_nce, list_net, softmax_rows};
 use super::super::optimiser::Parameter;
 use super::super::soft::{Codebook, Gradients, SoftCodes, Upstream};
-use super::batch::Batch;
 use crate::linalg::{blocked, norm2};
 use crate::sample::Rng;
 use crate::types::ListId;
@@ -214,8 +215,11 @@ impl Model {
     }
 
     /// Documents as the codes meet them: mapped by the head, if there is one.
-    pub(super) fn map_documents(&self, documents: &Array2<f32>) -> Option<Array2<f32>> {
-        self.document_head.as_ref().map(|head| head.head().apply_rows(documents.view()))
+    pub(super) fn map_documents<'x>(&self, documents: &'x Array2<f32>) -> Cow<'x, Array2<f32>> {
+        match &self.document_head {
+            Some(head) => Cow::Owned(head.head().apply_rows(documents.view())),
+            None => Cow::Borrowed(documents),
+        }
     }
 
     /// Codewords that no document of the last epoch chose move to where documents are: the residuals of random documents,

@@ -1,7 +1,10 @@
 //! Settings of stage 1.
 
+use serde::{Deserialize, Serialize};
+
 use crate::error::{Error, Result};
 use crate::quantizer::CodeShape;
+use crate::simd::CodeBits;
 use crate::types::{Metric, names};
 
 /// What codes learn from.
@@ -27,20 +30,27 @@ pub enum HeadChoice {
 names!(Method, "method", Method::Contrastive => "contrastive", Method::Distill => "distill");
 names!(HeadChoice, "heads", HeadChoice::None => "none", HeadChoice::Query => "query", HeadChoice::Both => "both");
 
-/// How lists and codes are trained.
-#[derive(Debug, Clone)]
+/// How lists and codes are trained. As a section of a file of settings it has the fields that are not skipped.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
 pub struct CodeTraining {
     /// What they learn from.
+    #[serde(skip)]
     pub method: Method,
     /// How queries and documents are compared: inner product or cosine.
+    #[serde(skip)]
     pub metric: Metric,
     /// Inverted lists.
+    #[serde(skip)]
     pub lists: usize,
     /// Bits and bytes of a code.
+    #[serde(skip)]
     pub shape: CodeShape,
     /// Which heads are trained along.
+    #[serde(skip)]
     pub heads: HeadChoice,
-    /// Hidden units of each head's residual; None: heads are linear.
+    /// Hidden units of each head's residual where heads start at the identity; None: they are linear.
+    #[serde(skip)]
     pub hidden: Option<usize>,
     /// Passes over the training queries.
     pub epochs: usize,
@@ -76,7 +86,15 @@ pub struct CodeTraining {
     /// Epochs without a better validation recall before training stops.
     pub patience: usize,
     /// Of every random choice.
+    #[serde(skip)]
     pub seed: u64,
+}
+
+impl Default for CodeTraining {
+    fn default() -> Self {
+        let shape = CodeShape { bits: CodeBits::Eight, bytes: 8 };
+        CodeTraining::new(Method::Contrastive, Metric::Cosine, 1, shape)
+    }
 }
 
 impl CodeTraining {

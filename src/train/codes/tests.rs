@@ -1,7 +1,10 @@
 use super::*;
+use crate::error::Error;
 use crate::quantizer::CodeShape;
+use crate::sample::Rng;
 use crate::simd::CodeBits;
-use crate::train::{Example, Silent};
+use crate::train::{Example, Silent, train_quantizer};
+use crate::types::Metric;
 use crate::vfs::MemoryVfs;
 
 /// Documents whose first 4 of 16 dimensions decide what is relevant, a point on a sphere that is small beside the sphere of the
@@ -50,26 +53,23 @@ fn quick(method: Method, lists: usize) -> CodeTraining {
 }
 
 fn squared_error(quantizer: &Quantizer, examples: &Examples) -> f32 {
-    mean_square(&(&decode_all(quantizer, &examples.documents) - &examples.documents))
+    let seen = quantizer.reconstruct(examples.documents.view());
+    model::mean_square(&(&seen.vectors - &examples.documents))
 }
 
 /// Share of the held-out queries whose document is among the first 10 by decoded vectors.
 fn recall(quantizer: &Quantizer, examples: &Examples) -> f32 {
     let pairs = &examples.valid;
-    let heads = quantizer.heads();
-    let documents = match &heads.code_document {
-        Some(head) => head.apply_rows(examples.documents.view()),
-        None => examples.documents.clone(),
-    };
+    let seen = quantizer.reconstruct(quantizer.map_documents(&examples.documents).view());
     let queries = select(examples.queries.view(), pairs.iter().map(|p| p.query));
-    let queries = heads.code_query.as_ref().map_or(queries.clone(), |head| head.apply_rows(queries.view()));
+    let queries = quantizer.heads().code_query.as_ref().map_or(queries.clone(), |head| head.apply_rows(queries.view()));
     let own: Vec<u32> = pairs.iter().map(|p| p.document).collect();
     let none = vec![&[][..]; own.len()];
-    recall_at(&ranks(with_ones(&queries).view(), decode_with_offsets(quantizer, &documents).view(), &own, &none), 10)
+    recall_at(&ranks(queries.view(), seen.vectors.view(), &seen.offsets, &own, &none), 10)
 }
 
 fn opq(examples: &Examples, settings: &CodeTraining) -> Quantizer {
-    train_quantizer(examples.documents.view(), &start_spec(settings, examples.documents.nrows()), &Silent).unwrap()
+    train_quantizer(examples.documents.view(), &start::spec(settings, examples.documents.nrows()), &Silent).unwrap()
 }
 
 #[test]
@@ -78,7 +78,7 @@ fn contrastive_codes_find_what_squared_error_hides_while_squared_error_rises() {
     for lists in [1, 8] {
         let settings = quick(Method::Contrastive, lists);
         let plain = opq(&examples, &settings);
-        let trained = train_codes(&examples, &settings, None, None, &Silent).unwrap();
+        let trained = train_codes(&examples, &settings, &Heads::default(), None, &Silent).unwrap();
         let (before, after) = (recall(&plain, &examples), recall(&trained.quantizer, &examples));
         assert!(after > before + 0.1, "{lists} lists: {before} to {after}");
         assert!(squared_error(&trained.quantizer, &examples) > 1.1 * squared_error(&plain, &examples));
@@ -95,7 +95,7 @@ fn distillation_needs_no_labels() {
     }
     let settings = quick(Method::Distill, 8);
     let plain = opq(&examples, &settings);
-    let trained = train_codes(&examples, &settings, None, None, &Silent).unwrap();
+    let trained = train_codes(&examples, &settings, &Heads::default(), None, &Silent).unwrap();
     let (before, after) = (recall(&plain, &examples), recall(&trained.quantizer, &examples));
     assert!(after > before + 0.1, "{before} to {after}");
 }
@@ -104,10 +104,10 @@ fn distillation_needs_no_labels() {
 fn heads_help_and_fold_the_rotation_away() {
     let examples = nuisance(1_500, 9);
     let settings = quick(Method::Contrastive, 4);
-    let without = train_codes(&examples, &settings, None, None, &Silent).unwrap();
+    let without = train_codes(&examples, &settings, &Heads::default(), None, &Silent).unwrap();
     for heads in [HeadChoice::Query, HeadChoice::Both] {
         let settings = CodeTraining { heads, hidden: Some(8), head_rate: 3e-3, ..settings.clone() };
-        let with = train_codes(&examples, &settings, None, None, &Silent).unwrap();
+        let with = train_codes(&examples, &settings, &Heads::default(), None, &Silent).unwrap();
         assert!(with.quantizer.rotation().is_none() && with.quantizer.heads().code_query.is_some());
         let (a, b) = (recall(&without.quantizer, &examples), recall(&with.quantizer, &examples));
         assert!(b > a - 0.02, "{heads:?}: {a} to {b}");
@@ -136,7 +136,7 @@ fn a_stopped_run_resumes_to_the_same_result_and_threads_do_not_matter() {
     let examples = nuisance(600, 3);
     let settings =
         CodeTraining { heads: HeadChoice::Both, hidden: Some(4), epochs: 4, ..quick(Method::Contrastive, 4) };
-    let whole = train_codes(&examples, &settings, None, None, &Silent).unwrap();
+    let whole = train_codes(&examples, &settings, &Heads::default(), None, &Silent).unwrap();
     let vfs = MemoryVfs::default();
     let path = Path::new("/run.checkpoint");
     let pool = rayon::ThreadPoolBuilder::new().num_threads(3).build().unwrap();
@@ -144,7 +144,7 @@ fn a_stopped_run_resumes_to_the_same_result_and_threads_do_not_matter() {
     let resumed = loop {
         // k-means and OPQ look at the watch, too; a run gets a little further each time.
         let stop = Stop((16 + 8 * stops).into());
-        let run = || train_codes(&examples, &settings, None, Some((&vfs, path)), &stop);
+        let run = || train_codes(&examples, &settings, &Heads::default(), Some((&vfs, path)), &stop);
         match pool.install(run) {
             Ok(trained) => break trained,
             Err(error) => assert!(error.to_string().contains("stopped")),
@@ -156,7 +156,8 @@ fn a_stopped_run_resumes_to_the_same_result_and_threads_do_not_matter() {
     let recalls = |t: &TrainedCodes| t.curve.iter().map(|e| (e.epoch, e.loss, e.recall)).collect::<Vec<_>>();
     assert_eq!(recalls(&resumed), recalls(&whole));
     let other = CodeTraining { seed: 2, ..settings };
-    let message = train_codes(&examples, &other, None, Some((&vfs, path)), &Silent).unwrap_err().to_string();
+    let message =
+        train_codes(&examples, &other, &Heads::default(), Some((&vfs, path)), &Silent).unwrap_err().to_string();
     assert!(message.contains("/run.checkpoint") && message.contains("remove it"), "{message}");
 }
 
@@ -164,7 +165,7 @@ fn a_stopped_run_resumes_to_the_same_result_and_threads_do_not_matter() {
 fn bad_settings_and_examples_are_refused_and_divergence_is_noticed() {
     let examples = nuisance(300, 4);
     let run = |settings: &CodeTraining, examples: &Examples| {
-        train_codes(examples, settings, None, None, &Silent).unwrap_err().to_string()
+        train_codes(examples, settings, &Heads::default(), None, &Silent).unwrap_err().to_string()
     };
     let good = quick(Method::Contrastive, 2);
     assert!(run(&CodeTraining { metric: Metric::L2, ..good.clone() }, &examples).contains("cosine or ip"));
@@ -182,11 +183,14 @@ fn bad_settings_and_examples_are_refused_and_divergence_is_noticed() {
 #[test]
 fn gradients_of_the_whole_step_are_those_of_finite_differences() {
     let examples = nuisance(60, 5);
-    let settings =
-        CodeTraining { lists: 3, heads: HeadChoice::Query, teacher_weight: 0.3, ..quick(Method::Contrastive, 3) };
-    let quantizer = opq(&examples, &settings);
-    let head = head::start(Array2::eye(16), Some(4), true, &mut Rng::new(1));
-    let mut model = start_model(&settings, &quantizer, &examples.documents, [Some(head), None], 0.3);
+    let settings = CodeTraining {
+        lists: 3,
+        heads: HeadChoice::Query,
+        hidden: Some(4),
+        teacher_weight: 0.3,
+        ..quick(Method::Contrastive, 3)
+    };
+    let mut model = Start::new(&examples, &settings, &Heads::default(), &Silent).unwrap().model(&settings);
     model.words.value.fill(0.0);
     model.offsets.value.fill(0.0);
     model.list_weight = Some(0.7);
@@ -218,8 +222,7 @@ fn gradients_of_the_whole_step_are_those_of_finite_differences() {
 fn dead_codewords_move_to_where_documents_are() {
     let examples = nuisance(60, 6);
     let settings = quick(Method::Contrastive, 1);
-    let quantizer = opq(&examples, &settings);
-    let mut model = start_model(&settings, &quantizer, &examples.documents, [None, None], 0.0);
+    let mut model = Start::new(&examples, &settings, &Heads::default(), &Silent).unwrap().model(&settings);
     let mut used = vec![1; 8 * 16];
     (used[3], used[16 + 5]) = (0, 0);
     let before = model.words.value.clone();

@@ -2,27 +2,27 @@
 
 use std::collections::HashMap;
 
-use super::super::examples::Example;
+use super::examples::Example;
 use crate::sample::Rng;
 
 /// Rows are queries, columns documents; every query is scored against every column.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub(in crate::train) struct Batch {
+pub(super) struct Batch {
     /// Rows of the queries.
-    pub(in crate::train) queries: Vec<u32>,
+    pub(super) queries: Vec<u32>,
     /// Rows of the documents.
-    pub(in crate::train) columns: Vec<u32>,
+    pub(super) columns: Vec<u32>,
     /// The column of each query's own document.
-    pub(in crate::train) own: Vec<usize>,
+    pub(super) own: Vec<usize>,
     /// Places (row, column) that are left out: documents that are relevant, too.
-    pub(in crate::train) masked: Vec<(usize, usize)>,
+    pub(super) masked: Vec<(usize, usize)>,
     /// Seed of what is random about the batch itself.
-    pub(in crate::train) draw: u64,
+    pub(super) draw: u64,
 }
 
 impl Batch {
     /// A batch of pairs whose own documents come first; `more` columns follow.
-    pub(in crate::train) fn new(pairs: &[Example], more: Vec<u32>, positives: &[Vec<u32>]) -> Batch {
+    pub(super) fn new(pairs: &[Example], more: Vec<u32>, positives: &[Vec<u32>]) -> Batch {
         let mut columns: Vec<u32> = pairs.iter().map(|p| p.document).collect();
         columns.extend(more);
         let queries: Vec<u32> = pairs.iter().map(|p| p.query).collect();
@@ -41,7 +41,7 @@ impl Batch {
 }
 
 /// One pair for each training query, in random order: its document is drawn among the query's pairs.
-pub(in crate::train) fn epoch_pairs(train: &[Example], seed: u64, epoch: u64) -> Vec<Example> {
+pub(super) fn epoch_pairs(train: &[Example], seed: u64, epoch: u64) -> Vec<Example> {
     let mut rng = Rng::stream(seed, epoch);
     let mut sorted = train.to_vec();
     sorted.sort_unstable();
@@ -49,37 +49,6 @@ pub(in crate::train) fn epoch_pairs(train: &[Example], seed: u64, epoch: u64) ->
         sorted.chunk_by(|a, b| a.query == b.query).map(|pairs| pairs[rng.below(pairs.len() as u64) as usize]).collect();
     rng.shuffle(&mut drawn);
     drawn
-}
-
-/// Negatives of stage 1: for each pair one document of the query's nearest (distillation only), then random ones.
-pub(super) fn negatives(
-    pairs: &[Example],
-    nearest: Option<&Nearest>,
-    random: usize,
-    documents: usize,
-    rng: &mut Rng,
-) -> Vec<u32> {
-    let mut all = Vec::with_capacity(pairs.len() + random);
-    if let Some(nearest) = nearest {
-        all.extend(pairs.iter().filter_map(|pair| {
-            let near = nearest.of(pair.query);
-            (!near.is_empty()).then(|| near[rng.below(near.len() as u64) as usize])
-        }));
-    }
-    all.extend((0..random).map(|_| rng.below(documents as u64) as u32));
-    all
-}
-
-/// The nearest documents of queries, best first.
-#[derive(Debug, Clone)]
-pub(super) struct Nearest {
-    pub(super) by_query: HashMap<u32, Vec<u32>>,
-}
-
-impl Nearest {
-    fn of(&self, query: u32) -> &[u32] {
-        self.by_query.get(&query).map_or(&[], Vec::as_slice)
-    }
 }
 
 #[cfg(test)]
