@@ -32,6 +32,7 @@
 //! | [`build`] | from files of vectors to an index, in bounded memory |
 //! | [`search`] | the query path |
 //! | [`eval`] | exact answers, recall, speed |
+//! | [`calibrate`] | which effort reaches which recall, from sample queries |
 //! | [`learn`] | the stages of training, from labelled pairs to a learned quantizer |
 //! | `server` | HTTP (feature `server`) |
 //!
@@ -61,6 +62,7 @@
 //! - Under L2 the term of a row carries the squared error of its code ([`quantizer`]), which the plain estimate ignores.
 
 pub mod build;
+pub mod calibrate;
 pub mod codes;
 pub mod dataset;
 pub mod dense;

@@ -95,10 +95,10 @@ impl Reservoir {
     }
 
     /// The best `n` (or all, if fewer came) by ascending id. The reservoir stays usable.
-    pub fn by_id(&mut self) -> &[u64] {
+    pub fn by_id(&mut self) -> &mut [u64] {
         self.tighten();
         self.keys.sort_unstable_by_key(|&key| !(key as u32));
-        &self.keys
+        &mut self.keys
     }
 
     /// The best `n` (or all, if fewer came), best first. The reservoir stays usable.

@@ -73,13 +73,7 @@ impl<'v> Commit<'v> {
         vfs.sync_dir(files)?;
         vfs.rename(files, &dir.join(&manifest.folder))?;
         vfs.sync_dir(dir)?;
-        let new = dir.join(NEW_MANIFEST);
-        let mut file = vfs.create(&new)?;
-        file.write_all(&manifest.to_bytes())?;
-        file.sync()?;
-        drop(file);
-        vfs.rename(&new, &dir.join(MANIFEST))?;
-        vfs.sync_dir(dir)?;
+        manifest.write(*vfs, dir)?;
         // The version stands; what cannot be removed now will be by the next build.
         let _ = remove_stale(*vfs, dir);
         self.done = true;

@@ -101,6 +101,7 @@ pub fn build_on(vfs: &dyn Vfs, spec: &BuildSpec, watch: &dyn Watch) -> Result<Bu
         router: plan.router,
         dense: spec.dense,
         default_nprobe: plan.default_nprobe(),
+        calibration: Vec::new(),
         build: Provenance {
             bigrain: env!("CARGO_PKG_VERSION").into(),
             seed: spec.seed,

@@ -40,6 +40,9 @@ pub(super) struct Options {
     /// Candidates whose dense vectors are read [default: four a hit, at least 100]
     #[arg(long, value_name = "N", value_parser = positive)]
     candidates: Option<usize>,
+    /// Mean recall to aim for, below 1, in place of --nprobe and --candidates; the index must have been built with --queries
+    #[arg(long, value_name = "R", conflicts_with_all = ["nprobe", "candidates", "exact"])]
+    recall_target: Option<f32>,
     /// Weight of the code score beside the dense score in the order of hits, 0 to 1000000
     #[arg(long, value_name = "W", default_value_t = 0.0)]
     sparse_weight: f32,
@@ -70,6 +73,7 @@ pub(super) fn run(options: &Options) -> Result<()> {
         k: options.k,
         nprobe: options.nprobe.unwrap_or(0),
         candidates: options.candidates.unwrap_or(0),
+        recall_target: options.recall_target.unwrap_or(0.0),
         exact: options.exact,
         sparse_weight: options.sparse_weight,
         ..SearchParams::default()

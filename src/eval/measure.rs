@@ -40,19 +40,23 @@ pub struct Setting {
     pub candidates: usize,
     /// Weight of the code score beside the dense score.
     pub sparse_weight: f32,
+    /// Recall aimed for, in place of lists and candidates; 0: none.
+    pub recall_target: f32,
 }
 
 /// What a setting gives. Means are over queries.
 #[derive(Clone, Debug, Serialize)]
 pub struct Outcome {
-    /// Lists scanned.
+    /// Lists scanned (a mean where a target decides).
     pub nprobe: usize,
-    /// Candidates verified.
+    /// Candidates that left the scan (a mean where a target decides); those that were verified are `vectors_read`.
     pub candidates: usize,
     /// Hits wanted.
     pub k: usize,
     /// Weight of the code score beside the dense score.
     pub sparse_weight: f32,
+    /// Recall aimed for; 0: none.
+    pub recall_target: f32,
     /// Mean recall in the first k.
     pub recall: f64,
     /// Mean reciprocal rank in the first k.
@@ -71,6 +75,8 @@ pub struct Outcome {
     pub rows_scanned: f64,
     /// Dense vectors scored.
     pub vectors_read: f64,
+    /// Times that a query waited for dense vectors.
+    pub rounds: f64,
     /// Bytes of dense shards read.
     pub bytes_read: f64,
     /// Microseconds choosing lists.
@@ -99,6 +105,7 @@ pub fn measure(
         k: setting.k,
         nprobe: setting.nprobe,
         candidates: setting.candidates,
+        recall_target: setting.recall_target,
         exact: plan.exact,
         geometric: plan.geometric,
         sparse_weight: setting.sparse_weight,
@@ -107,7 +114,8 @@ pub fn measure(
     let pool = pool(plan.threads)?;
     let answers = pool.install(|| searcher.search_batch(queries, &params))?;
     let quality = Quality::mean(pool.install(|| hit_quality(searcher, queries, reference, &answers, &params))?);
-    let candidate_recall = match plan.exact {
+    // A search with a target chooses its candidates as it goes.
+    let candidate_recall = match plan.exact || setting.recall_target > 0.0 {
         true => BTreeMap::new(),
         false => pool.install(|| candidate_recall(searcher, queries, reference, &params))?,
     };
@@ -119,10 +127,11 @@ pub fn measure(
     let mean = |f: &dyn Fn(&SearchStats) -> f64| answers.iter().map(|a| f(&a.1)).sum::<f64>() / answers.len() as f64;
     let per_query = |ns: u64| ns as f64 / timed.queries as f64 / 1e3;
     Ok(Outcome {
-        nprobe: answers[0].1.lists_probed as usize,
-        candidates: params.candidates_or_default(),
+        nprobe: mean(&|s| f64::from(s.lists_probed)).round() as usize,
+        candidates: mean(&|s| f64::from(s.candidates)).round() as usize,
         k: setting.k,
         sparse_weight: setting.sparse_weight,
+        recall_target: setting.recall_target,
         recall: quality.recall,
         mrr: quality.reciprocal_rank,
         candidate_recall,
@@ -131,6 +140,7 @@ pub fn measure(
         p99_us: percentile(&timed.latencies, 0.99),
         rows_scanned: mean(&|s| s.rows_scanned as f64),
         vectors_read: mean(&|s| f64::from(s.vectors_read)),
+        rounds: mean(&|s| f64::from(s.rounds)),
         bytes_read: mean(&|s| s.bytes_read as f64),
         probe_us: per_query(timed.steps.probe_ns),
         scan_us: per_query(timed.steps.scan_ns),

@@ -88,6 +88,26 @@ impl Reference {
         Ok(Reference::Relevance(relevant))
     }
 
+    /// What is right for some of the queries, as far as the `k` nearest.
+    pub fn part(&self, queries: std::ops::Range<usize>, k: usize) -> Reference {
+        fn cut<T: Clone>(lists: &[Vec<T>], k: usize) -> Vec<Vec<T>> {
+            lists.iter().map(|list| list[..k.min(list.len())].to_vec()).collect()
+        }
+        match self {
+            Reference::Neighbours(scores) => Reference::Neighbours(cut(&scores[queries], k)),
+            Reference::Nearest(keys) => Reference::Nearest(cut(&keys[queries], k)),
+            Reference::Relevance(keys) => Reference::Relevance(keys[queries].to_vec()),
+        }
+    }
+
+    /// Whether a hit, with the score of its dense vector, is among all the right answers of a query.
+    pub fn has(&self, query: usize, hit: &Hit) -> bool {
+        match self {
+            Reference::Neighbours(scores) => scores[query].last().is_some_and(|least| hit.score >= *least),
+            Reference::Nearest(keys) | Reference::Relevance(keys) => keys[query].contains(&hit.key),
+        }
+    }
+
     /// Quality of `hits`, all of them, when the `depth` nearest rows (or the relevant documents) are looked for; None
     /// where nothing is known to be right for the query. Scores of hits are those of the dense vectors alone.
     pub fn quality(&self, query: usize, hits: &[Hit], depth: usize) -> Option<Quality> {

@@ -15,7 +15,9 @@ use crate::format::FileEntry;
 use crate::quantizer::CodeShape;
 use crate::simd::CodeBits;
 use crate::types::{Element, MAX_ROWS, Metric};
-use crate::vfs::Vfs;
+use crate::vfs::{Vfs, replace_file};
+
+use super::calibration::Calibration;
 
 /// Name of the manifest within an index directory.
 pub const MANIFEST: &str = "manifest.json";
@@ -60,6 +62,9 @@ pub struct Manifest {
     pub dense: Element,
     /// Lists probed where a query does not say.
     pub default_nprobe: usize,
+    /// What reaches which recall, for each number of hits that sample queries were given for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub calibration: Vec<Calibration>,
     /// How it was built.
     pub build: Provenance,
     /// The files.
@@ -182,11 +187,24 @@ impl Manifest {
             return Err("rows, dim, lists or default_nprobe are out of range".into());
         }
         self.code_shape().map_err(|e| e.to_string())?;
+        self.calibration.iter().try_for_each(|c| c.check(self.lists))?;
         let plain = |name: &str| !name.is_empty() && !name.contains(['/', '\\']) && name != "." && name != "..";
         match self.files.all().map(|f| &f.name).chain([&self.folder]).find(|name| !plain(name)) {
             Some(name) => Err(format!("{name:?} is not a plain file name")),
             None => Ok(()),
         }
+    }
+
+    /// Puts this manifest in the place of the one in `dir`, in one step.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub fn write(&self, vfs: &dyn Vfs, dir: &Path) -> Result<()> {
+        replace_file(vfs, &dir.join(MANIFEST), |beside| {
+            let mut file = vfs.create(beside)?;
+            file.write_all(&self.to_bytes())?;
+            file.sync()
+        })
     }
 
     /// The bytes of the manifest file.
@@ -236,6 +254,7 @@ mod tests {
             router: true,
             dense: Element::F32,
             default_nprobe: 1,
+            calibration: Vec::new(),
             build: Provenance {
                 bigrain: "0".into(),
                 seed: 1,

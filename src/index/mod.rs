@@ -11,10 +11,12 @@
 //! ```
 //! Files are immutable; every one carries the index id, so files of different versions cannot be mixed up.
 
+mod calibration;
 mod fields;
 mod keys;
 mod manifest;
 
+pub use calibration::{Calibration, Effort, Goal, Prefix};
 pub(crate) use fields::FieldsWriter;
 pub(crate) use keys::{KeysWriter, mix};
 pub use manifest::{Files, MANIFEST, Manifest, Provenance};

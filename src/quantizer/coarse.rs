@@ -50,6 +50,9 @@ pub struct Probe {
     pub list: ListId,
     /// `<q, o>` for the list's centroid `o`, or `-|q - o|^2` under L2.
     pub base: f32,
+    /// How much less promising than the first list: how much farther its centroid is, as a share of the first one's
+    /// distance; where lists are ranked by inner products, how much lower its score, as a share of the first one's size.
+    pub gap: f32,
 }
 
 /// Working memory of [`Coarse::probe`].
@@ -142,13 +145,17 @@ impl Coarse {
             let list = split_key(key).1;
             let product = (kernels.dot_f32)(query, self.centroid(list));
             let rank = if self.metric == Metric::Ip { product } else { product - self.half_norms[list as usize] };
-            (rank, Probe { list, base: product })
+            (rank, Probe { list, base: product, gap: 0.0 })
         }));
         order.sort_unstable_by(|a, b| b.0.total_cmp(&a.0).then(a.1.list.cmp(&b.1.list)));
-        let l2_norm = (self.metric == Metric::L2).then(|| norm2(query));
-        order[..nprobe].iter().map(move |&(rank, probe)| match l2_norm {
-            Some(norm) => Probe { base: 2.0 * rank - norm, ..probe },
-            None => probe,
+        let (metric, norm) = (self.metric, if self.metric == Metric::Ip { 0.0 } else { norm2(query) });
+        // By distance, a rank is `(|q|^2 - |q - o|^2) / 2`.
+        let far = move |rank: f32| if metric == Metric::Ip { -rank } else { (norm - 2.0 * rank).max(0.0).sqrt() };
+        let nearest = far(order[0].0);
+        let unit = nearest.abs().max(f32::MIN_POSITIVE);
+        order[..nprobe].iter().map(move |&(rank, probe)| {
+            let base = if metric == Metric::L2 { 2.0 * rank - norm } else { probe.base };
+            Probe { base, gap: (far(rank) - nearest) / unit, ..probe }
         })
     }
 
@@ -274,6 +281,11 @@ mod tests {
                     let got: Vec<Probe> = coarse.probe(kernels, q, 10, &mut scratch).collect();
                     let lists: Vec<u32> = got.iter().map(|p| p.list).collect();
                     assert_eq!(lists, expected[..10].iter().map(|e| e.1).collect::<Vec<_>>(), "{metric}");
+                    let far = |e: &(f32, u32)| if metric == Metric::Ip { -e.0 } else { (-e.0).sqrt() };
+                    for (probe, e) in got.iter().zip(&expected) {
+                        let gap = (far(e) - far(&expected[0])) / far(&expected[0]).abs();
+                        assert!((probe.gap - gap).abs() < 1e-3, "{metric}: {} {gap}", probe.gap);
+                    }
                     if metric != Metric::Cosine {
                         assert!(got.iter().zip(&expected).all(|(p, e)| (p.base - e.0).abs() < 1e-3 * e.0.abs()));
                     }

@@ -88,7 +88,7 @@ impl Quantizer {
                 router
                     .rows
                     .probe(kernels, query, nprobe, scratch)
-                    .map(|Probe { list, .. }| Probe { list, base: self.coarse.base(kernels, query, list) }),
+                    .map(|probe| Probe { base: self.coarse.base(kernels, query, probe.list), ..probe }),
             ),
         }
     }

@@ -16,12 +16,17 @@
 //!
 //! A thread keeps a [`Scratch`]; once it is warm, a query allocates nothing and starts no thread.
 //!
+//! Where a query names a `recall_target` in place of `nprobe` and `candidates`, its own scores decide how many lists it scans
+//! and how many vectors it reads ([`adaptive`]).
+//!
 //! # Deadlines
 //! A query may carry a deadline. It is looked at between lists and between batches of vectors; what was found by then is
 //! verified and returned, and [`SearchStats::fraction`] says how much of the planned work was done.
 
+mod adaptive;
 mod params;
 
+use params::Reading;
 pub use params::{Hit, Scratch, SearchParams, SearchStats};
 
 use rayon::prelude::*;
@@ -31,7 +36,7 @@ use std::time::Instant;
 use crate::codes::scan_list;
 use crate::error::{Error, Result};
 use crate::heads::{Head, HeadScratch};
-use crate::index::Index;
+use crate::index::{Calibration, Index};
 use crate::linalg::{norm2, normalise};
 use crate::quantizer::Probe;
 use crate::simd::Kernels;
@@ -126,6 +131,10 @@ impl Searcher {
         self.prepare(query, scratch)?;
         if params.exact {
             self.verify_all(params, scratch, hits, &mut stats)?;
+        } else if params.recall_target > 0.0 {
+            let calibration = Calibration::for_k(&self.index.manifest().calibration, params.k)?;
+            let goal = calibration.goal(params.recall_target)?;
+            self.search_for(&goal, params, scratch, hits, &mut stats)?;
         } else {
             self.probe(params, scratch, &mut stats)?;
             self.scan(params, scratch, &mut stats);
@@ -136,7 +145,7 @@ impl Searcher {
     }
 
     /// The rows that [`Searcher::search`] would verify, with their code scores: best first, ties by row. No dense vector
-    /// is read, so there are no keys. `params.exact` and `params.sparse_weight` do not apply.
+    /// is read, so there are no keys. `params.exact`, `params.sparse_weight` and `params.recall_target` do not apply.
     ///
     /// # Errors
     /// As those of a search, but for reading.
@@ -171,8 +180,8 @@ impl Searcher {
         self.map_dense(scratch)?;
         hits.clear();
         hits.resize(rows.len(), Hit { key: 0, score: 0.0, row: 0 });
-        let Scratch { dense_query, fetch, .. } = scratch;
-        self.index.dense().for_each(rows, fetch, &mut |i, record| {
+        let Scratch { dense_query, reading, .. } = scratch;
+        self.index.dense().for_each(rows, &mut reading.fetch, &mut |i, record| {
             hits[i] =
                 Hit { key: record.key(), score: record.score(self.kernels, self.metric(), dense_query), row: rows[i] };
         })?;
@@ -265,7 +274,7 @@ impl Searcher {
                 stats.fraction = done as f32 / planned as f32;
                 break;
             }
-            let Probe { list, base } = *probe;
+            let Probe { list, base, .. } = *probe;
             let list = codes.list(list);
             let scale = scratch.tables.list_scale(base, list.term_min, list.term_step);
             let tables = scratch.tables.scan_tables();
@@ -277,7 +286,7 @@ impl Searcher {
         stats.scan_ns = elapsed_ns(start);
     }
 
-    /// Reads the candidates' dense vectors in row order and scores them exactly.
+    /// Reads the candidates' dense vectors and scores them exactly.
     fn fetch_and_verify(
         &self,
         params: &SearchParams,
@@ -287,27 +296,44 @@ impl Searcher {
     ) -> Result<()> {
         let start = Instant::now();
         self.map_dense(scratch)?;
-        let Scratch { dense_query, best, rows, fetch, .. } = scratch;
+        let Scratch { dense_query, best, reading, .. } = scratch;
         let keys = best.by_id();
+        stats.candidates = keys.len() as u32;
+        self.read(keys, params, dense_query, reading, hits, stats)?;
+        stats.fetch_ns = elapsed_ns(start);
+        Ok(())
+    }
+
+    /// Reads the dense vectors of some candidates in row order (they are sorted by it) and adds a hit for each.
+    fn read(
+        &self,
+        keys: &mut [u64],
+        params: &SearchParams,
+        dense_query: &[f32],
+        reading: &mut Reading,
+        hits: &mut Vec<Hit>,
+        stats: &mut SearchStats,
+    ) -> Result<()> {
+        let Reading { rows, fetch } = reading;
+        keys.sort_unstable_by_key(|&key| split_key(key).1);
         rows.clear();
         rows.extend(keys.iter().map(|&key| split_key(key).1));
-        stats.candidates = rows.len() as u32;
         let (metric, weight) = (self.metric(), params.sparse_weight);
-        let mixed = |dense: f32, key| if weight > 0.0 { dense + weight * split_key(key).0 } else { dense };
         let mut done = 0;
-        for (rows, keys) in rows.chunks(VECTORS_PER_LOOK).zip(keys.chunks(VECTORS_PER_LOOK)) {
-            if done > 0 && params.is_late() {
-                stats.fraction *= done as f32 / stats.candidates as f32;
+        for (some, keys) in rows.chunks(VECTORS_PER_LOOK).zip(keys.chunks(VECTORS_PER_LOOK)) {
+            if !hits.is_empty() && params.is_late() {
+                stats.fraction *= done as f32 / rows.len() as f32;
                 break;
             }
-            let read = self.index.dense().for_each(rows, fetch, &mut |i, record| {
-                let score = mixed(record.score(self.kernels, metric, dense_query), keys[i]);
-                hits.push(Hit { key: record.key(), score, row: rows[i] });
+            let read = self.index.dense().for_each(some, fetch, &mut |i, record| {
+                let code = split_key(keys[i]).0;
+                let dense = record.score(self.kernels, metric, dense_query);
+                let score = if weight > 0.0 { dense + weight * code } else { dense };
+                hits.push(Hit { key: record.key(), score, row: some[i] });
             })?;
             stats.add_fetch(&read);
-            done += rows.len();
+            done += some.len();
         }
-        stats.fetch_ns = elapsed_ns(start);
         Ok(())
     }
 
@@ -321,7 +347,7 @@ impl Searcher {
     ) -> Result<()> {
         let start = Instant::now();
         self.map_dense(scratch)?;
-        let Scratch { dense_query, best, rows, fetch, .. } = scratch;
+        let Scratch { dense_query, best, reading: Reading { rows, fetch, .. }, .. } = scratch;
         let (count, metric) = (self.rows() as Row, self.metric());
         best.reset(params.k);
         let mut first = 0;

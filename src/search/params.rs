@@ -25,6 +25,9 @@ pub struct SearchParams {
     pub nprobe: usize,
     /// Rows whose dense vectors are read and scored; 0: four a hit, at least 100. Never fewer than `k`.
     pub candidates: usize,
+    /// Mean recall to aim for, below 1, in place of `nprobe` and `candidates`: each query then scans and reads as much as it
+    /// needs, by what the index was calibrated with ([`crate::index::Calibration`]). 0: none.
+    pub recall_target: f32,
     /// Score every dense vector instead: the truth, slowly. Codes take no part in it, so `nprobe`, `candidates`,
     /// `geometric` and `sparse_weight` do not apply.
     pub exact: bool,
@@ -43,6 +46,7 @@ impl Default for SearchParams {
             k: 10,
             nprobe: 0,
             candidates: 0,
+            recall_target: 0.0,
             exact: false,
             geometric: false,
             sparse_weight: 0.0,
@@ -58,8 +62,16 @@ impl SearchParams {
     /// Refuses values that have no meaning; every search does.
     ///
     /// # Errors
-    /// `InvalidParams` for a `sparse_weight` out of range.
+    /// `InvalidParams` for a `sparse_weight` or `recall_target` out of range, or a target beside `nprobe` or `candidates`.
     pub fn check(&self) -> Result<()> {
+        if !(0.0..1.0).contains(&self.recall_target) {
+            let reason = format!("{} is not between 0 and 1; exact search finds everything", self.recall_target);
+            return Err(Error::params("recall_target", reason));
+        }
+        if self.recall_target > 0.0 && (self.nprobe > 0 || self.candidates > 0) {
+            let reason = "it decides how much is scanned and read; leave nprobe and candidates out, or leave it out";
+            return Err(Error::params("recall_target", reason));
+        }
         if (0.0..=Self::MAX_SPARSE_WEIGHT).contains(&self.sparse_weight) {
             return Ok(());
         }
@@ -105,6 +117,8 @@ pub struct SearchStats {
     pub vectors_read: u32,
     /// Bytes of dense shards touched.
     pub bytes_read: u64,
+    /// Times that vectors were asked for and waited for.
+    pub rounds: u32,
     /// Reads issued (0 where vectors are mapped or in memory).
     pub reads: u32,
     /// Nanoseconds choosing lists.
@@ -124,6 +138,7 @@ impl SearchStats {
         self.vectors_read += fetch.vectors as u32;
         self.bytes_read += fetch.bytes as u64;
         self.reads += fetch.reads as u32;
+        self.rounds += 1;
     }
 }
 
@@ -142,6 +157,24 @@ pub struct Scratch {
     pub(super) tables: QueryTables,
     pub(super) scan: ScanScratch,
     pub(super) best: Reservoir,
+    pub(super) reading: Reading,
+}
+
+impl Scratch {
+    /// The last query as codes were scored with it: what the code head made of it.
+    pub(crate) fn code_query(&self) -> &[f32] {
+        &self.code_query
+    }
+
+    /// The lists that the last search went through, or ranked, most promising first.
+    pub(crate) fn probes(&self) -> &[Probe] {
+        &self.probes
+    }
+}
+
+/// Working memory of reading dense vectors.
+#[derive(Debug, Default)]
+pub(super) struct Reading {
     pub(super) rows: Vec<Row>,
     pub(super) fetch: FetchScratch,
 }

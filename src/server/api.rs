@@ -45,6 +45,8 @@ pub(super) struct Effort {
     pub(super) nprobe: Option<u64>,
     /// Candidates to verify.
     pub(super) candidates: Option<u64>,
+    /// Mean recall to aim for, in place of both.
+    pub(super) recall_target: Option<f32>,
     /// Score every row exactly; the other parameters do not apply then.
     pub(super) exact: Option<bool>,
     /// Weight of the code score beside the dense score; 0 when left out.
@@ -84,6 +86,7 @@ pub(super) struct NpyParams {
     offset: Option<u64>,
     nprobe: Option<u64>,
     candidates: Option<u64>,
+    recall_target: Option<f32>,
     exact: Option<bool>,
     sparse_weight: Option<f32>,
     timeout_ms: Option<u64>,
@@ -119,6 +122,7 @@ impl NpyParams {
             params: Some(Effort {
                 nprobe: self.nprobe,
                 candidates: self.candidates,
+                recall_target: self.recall_target,
                 exact: self.exact,
                 sparse_weight: self.sparse_weight,
             }),

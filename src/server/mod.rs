@@ -27,6 +27,7 @@
 //!  "coverage": {"complete": true, "fraction": 1.0, "degraded": []},
 //!  "hits": [{"key": 81, "score": 0.93, "fields": {"title": "..."}}], "stats": {"lists_probed": 32}}
 //! ```
+//! `params` may name a `recall_target` in place of `nprobe` and `candidates`, where the index was built with sample queries.
 //! Instead of `vector` the query may be `vector_b64` with `dtype` (f32, f16), `text` (one of the known query texts) or
 //! `key` (more like this row, without the row itself). A batch is `{"queries": [...]}`; beside `queries` stand the
 //! parameters of the queries that give none. All of a batch is answered, or none. Errors are problem documents, see

@@ -10,6 +10,7 @@ use super::config::ServerConfig;
 use super::known::KnownQueries;
 use super::problem::Problem;
 use crate::dataset::Scalar;
+use crate::index::Calibration;
 use crate::search::SearchParams;
 use crate::types::{Key, Metric};
 
@@ -28,6 +29,8 @@ pub(super) struct Rules<'a> {
     pub(super) known: &'a KnownQueries,
     pub(super) dim: usize,
     pub(super) metric: Metric,
+    /// What recall targets are met by.
+    pub(super) calibration: &'a [Calibration],
 }
 
 /// A request that can be carried out.
@@ -132,11 +135,31 @@ impl Rules<'_> {
             k,
             nprobe: bounded("nprobe", effort.nprobe, limits.nprobe)?,
             candidates: bounded("candidates", effort.candidates, limits.candidates)?,
+            recall_target: self.recall_target(effort, k)?,
             exact,
             geometric: false,
             sparse_weight: sparse_weight(effort.sparse_weight)?,
             deadline: Some(deadline),
         })
+    }
+
+    /// The recall asked for, if the index can meet it; none is 0.
+    fn recall_target(&self, effort: Effort, k: usize) -> Result<f32, Problem> {
+        let Some(target) = effort.recall_target else { return Ok(0.0) };
+        let wrong = |detail: String, remedy: &str| {
+            Err(Problem::meaning("params_out_of_range", "/params/recall_target", detail, remedy))
+        };
+        if !(target > 0.0 && target < 1.0) {
+            return wrong(format!("recall_target is {target}"), "give a share above 0 and below 1");
+        }
+        if effort.nprobe.is_some() || effort.candidates.is_some() || effort.exact == Some(true) {
+            let detail = "recall_target stands beside nprobe, candidates or exact, in whose place it is";
+            return wrong(detail.into(), "give one or the other");
+        }
+        match Calibration::for_k(self.calibration, k).and_then(|calibration| calibration.goal(target)) {
+            Ok(_) => Ok(target),
+            Err(error) => wrong(error.to_string(), "lower it, or give nprobe and candidates"),
+        }
     }
 
     fn query(&self, request: SearchRequest) -> Result<Query, Problem> {

@@ -291,7 +291,8 @@ impl Service {
 
     fn rules(&self) -> Rules<'_> {
         let (dim, metric) = (self.searcher.dim(), self.searcher.metric());
-        Rules { config: &self.config, known: &self.known, dim, metric }
+        let calibration = &self.searcher.index().manifest().calibration;
+        Rules { config: &self.config, known: &self.known, dim, metric, calibration }
     }
 
     fn submit<T: Send + 'static>(

@@ -322,7 +322,8 @@ fn recall_is_measured_through_heads_and_before_verification() {
         exact: false,
         geometric,
     };
-    let setting = |nprobe, candidates, sparse_weight| Setting { k: 20, nprobe, candidates, sparse_weight };
+    let setting =
+        |nprobe, candidates, sparse_weight| Setting { k: 20, nprobe, candidates, sparse_weight, recall_target: 0.0 };
     let measure = |searcher: &Searcher, reference: &Reference, setting| {
         eval::measure(searcher, &data.queries, reference, setting, &plan(false)).unwrap()
     };

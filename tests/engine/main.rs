@@ -1,5 +1,6 @@
 //! The engine from files of vectors to hits: what it answers, what it refuses, and what it survives.
 
+mod adaptive;
 mod bad_input;
 mod common;
 mod corruption;

@@ -85,6 +85,26 @@ fn the_sparse_weight_reaches_the_engine() {
 }
 
 #[test]
+fn the_recall_target_reaches_the_engine() {
+    let server = start(|_| ());
+    let query = vector(5);
+    let lists_and_hits = |recall_target: f32| {
+        let params = SearchParams { k: 10, recall_target, ..Default::default() };
+        let mut found = Vec::new();
+        let stats = server.searcher.search(&query, &params, &mut server.searcher.scratch(), &mut found).unwrap();
+        (stats.lists_probed, found.iter().map(|hit| (hit.key, hit.score)).collect::<Vec<_>>())
+    };
+    assert!(lists_and_hits(0.95).0 > lists_and_hits(0.5).0);
+    for target in [0.5, 0.8, 0.95] {
+        let body = json!({"vector": query, "params": {"recall_target": target}, "stats": true});
+        let reply = post(server.address, "/search", &body.to_string());
+        let (lists, expected) = lists_and_hits(target as f32);
+        assert_eq!(hits(&reply.json()), expected, "{target}: {}", reply.text());
+        assert_eq!(reply.json()["stats"]["lists_probed"], lists, "{}", reply.text());
+    }
+}
+
+#[test]
 fn more_like_this_leaves_the_row_itself_out() {
     let server = start(|_| ());
     let expected = direct(&server.searcher, &vector(5), 11);

@@ -8,7 +8,7 @@ use std::thread::JoinHandle;
 use bigrain::build::BuildSpec;
 use bigrain::dense::Store;
 use bigrain::heads::Heads;
-use bigrain::index::Index;
+use bigrain::index::{Calibration, Effort, Index, Manifest};
 use bigrain::search::{OpenOptions, Searcher};
 use bigrain::server::{Pending, ServerConfig, Service, serve};
 use bigrain::train::Silent;
@@ -53,7 +53,29 @@ fn build(dir: &Path, heads: Heads) -> PathBuf {
         spec.quantizer = Some(path);
         bigrain::build::build(&spec, &Silent).unwrap();
     }
+    calibrate(&spec.output);
     spec.output
+}
+
+/// Gives the index a table of efforts, as sample queries would.
+fn calibrate(index: &Path) {
+    let effort = |recall: f32, list_effort: f32| Effort {
+        recall,
+        held_out: recall,
+        list_effort,
+        candidate_effort: 4.0,
+        often_lists: 4,
+        most_lists: 8,
+        most_candidates: 60,
+        lists: 4.0,
+        rows: 100.0,
+        vectors: 50.0,
+    };
+    let efforts = vec![effort(0.5, 0.1), effort(0.95, 2.0)];
+    let table = Calibration { k: 10, queries: 100, list_weight: 1.0, candidate_weight: 0.0, efforts };
+    let mut manifest = Manifest::read(&RealVfs, index).unwrap();
+    manifest.calibration = vec![table];
+    manifest.write(&RealVfs, index).unwrap();
 }
 
 /// A running server; dropping it shuts it down.

@@ -7,13 +7,16 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use bigrain::build::{BuildReport, BuildSpec, Plan, build, plan};
+use bigrain::calibrate::calibrate_index;
 use bigrain::error::Result;
+use bigrain::index::Calibration;
 use clap::Parser;
 use index_tools::progress::Progress;
 use index_tools::recipe::Recipe;
 use index_tools::shell::{Failure, finish};
 use index_tools::size::Size;
 use index_tools::table::{columns, duration, grouped, pairs};
+use serde::Serialize;
 
 /// Gives freed memory back to the system, which the memory limit counts on.
 #[global_allocator]
@@ -55,6 +58,9 @@ struct Arguments {
     /// A trained quantizer to use instead of training one on a sample; its heads are applied
     #[arg(long, value_name = "FILE", conflicts_with_all = ["lists", "code_bits", "code_bytes", "opq"])]
     quantizer: Option<PathBuf>,
+    /// Sample queries to calibrate with: search then takes a recall to aim for (--recall-target) in place of lists and candidates
+    #[arg(long, value_name = "VECTORS")]
+    queries: Option<PathBuf>,
     /// A file of settings, as config/build.toml
     #[arg(long, value_name = "FILE", env = "BIGRAIN_BUILD_CONFIG")]
     config: Option<PathBuf>,
@@ -90,10 +96,51 @@ fn run(arguments: Arguments) -> Result<(), Failure> {
     } else {
         let progress = Progress::start("build-index", "rows", &spec.output)?;
         let report = build(&spec, &progress)?;
+        let calibration = match &arguments.queries {
+            Some(queries) => calibrate_index(&spec.output, queries, spec.seed, &progress)?,
+            None => Vec::new(),
+        };
         drop(progress);
-        show(arguments.json, &report, |report| describe_report(report, &spec));
+        let built = Built { report: &report, calibration: &calibration };
+        show(arguments.json, &built, |_| describe_report(&report, &spec) + &reliability(&calibration));
     }
     Ok(())
+}
+
+/// What was made.
+#[derive(Serialize)]
+struct Built<'a> {
+    #[serde(flatten)]
+    report: &'a BuildReport,
+    calibration: &'a [Calibration],
+}
+
+/// What each recall costs, from queries that did not choose it.
+fn reliability(calibration: &[Calibration]) -> String {
+    let rows: Vec<Vec<String>> = calibration
+        .iter()
+        .flat_map(|of_k| of_k.efforts.iter().map(|effort| (of_k.k, effort)))
+        .map(|(k, e)| {
+            vec![
+                k.to_string(),
+                format!("{:.3}", e.recall),
+                format!("{:.3}", e.held_out),
+                format!("{:.1}", e.lists),
+                format!("{:.0}", e.rows),
+                format!("{:.1}", e.vectors),
+            ]
+        })
+        .collect();
+    match rows.is_empty() {
+        true => String::new(),
+        false => format!(
+            "\n{}",
+            columns(
+                &["calibrated for k", "recall", "on other queries", "lists", "rows scanned", "vectors read"],
+                &rows
+            )
+        ),
+    }
 }
 
 /// Prints a result for machines or for people.

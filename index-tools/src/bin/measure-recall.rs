@@ -54,6 +54,9 @@ struct Arguments {
     /// Candidates to verify (0: the default for k).
     #[arg(long, value_delimiter = ',', default_value = "0")]
     candidates: Vec<usize>,
+    /// Recalls to aim for instead; the index must have been built with --queries.
+    #[arg(long, value_delimiter = ',', value_name = "R", conflicts_with_all = ["nprobe", "candidates"])]
+    recall_target: Vec<f32>,
     /// Weights of the code score beside the dense score.
     #[arg(long, value_delimiter = ',', default_value = "0", value_name = "W")]
     sparse_weight: Vec<f32>,
@@ -197,12 +200,26 @@ fn read_keys(arguments: &Arguments, searcher: &Searcher) -> Result<Option<Vec<Ke
 /// Every combination of the lists, weights fastest; candidates below k are raised to it, so duplicates are dropped.
 fn grid(arguments: &Arguments) -> Vec<Setting> {
     let mut settings = Vec::new();
+    if !arguments.recall_target.is_empty() {
+        for &k in &arguments.k {
+            for &recall_target in &arguments.recall_target {
+                settings.extend(arguments.sparse_weight.iter().map(|&sparse_weight| Setting {
+                    k,
+                    nprobe: 0,
+                    candidates: 0,
+                    sparse_weight,
+                    recall_target,
+                }));
+            }
+        }
+        return settings;
+    }
     for &k in &arguments.k {
         for &nprobe in &arguments.nprobe {
             for &candidates in &arguments.candidates {
                 let candidates = if candidates == 0 { 0 } else { candidates.max(k) };
                 for &sparse_weight in &arguments.sparse_weight {
-                    let setting = Setting { k, nprobe, candidates, sparse_weight };
+                    let setting = Setting { k, nprobe, candidates, sparse_weight, recall_target: 0.0 };
                     if !settings.contains(&setting) {
                         settings.push(setting);
                     }

@@ -1,0 +1,150 @@
+//! A search for a mean recall, in place of fixed numbers of lists and candidates.
+//!
+//! Some queries have all their answers in the first list, others in thirty; a fixed `nprobe` serves the hard ones, and all pay for
+//! it. Here the numbers follow from the query's own scores. Lists, and later candidates, come most promising first, and are
+//! taken as long as
+//! ```text
+//! ln(1 + rank) + weight * gap <= effort
+//! ```
+//! where `gap` says how much less promising one is than the best list, or than the kth best candidate by codes. Both parts grow,
+//! so what is taken is a prefix. Either part alone is no better than a fixed number; together they scanned 15 % (recall .90) to
+//! 25 % (.99) fewer rows on Fashion-MNIST, 20 % on GloVe, as much as a boosted forest over ten features of list and
+//! query. Weights and efforts come from [`crate::calibrate`].
+//!
+//! Tried and left out: a threshold on the gap to the kth best *score so far* (worse than a fixed nprobe); reading in two rounds, the
+//! second one with a bound from exact scores (6 to 8 % fewer vectors, for a second wait on the device).
+
+use std::time::Instant;
+
+use super::params::{Hit, Scratch, SearchParams, SearchStats};
+use super::{Searcher, elapsed_ns, rank};
+use crate::error::Result;
+use crate::index::{Goal, Prefix};
+use crate::linalg::norm2;
+use crate::topk::split_key;
+use crate::types::Metric;
+
+/// How differences of code scores are compared across queries.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) enum Unit {
+    /// Inner products: in lengths of the query.
+    Length(f32),
+    /// Negative squared distances `s`: in distances `sqrt(-s)`, since an error `e` of a document moves `-|q - x|^2` by
+    /// `2 <q - x, e>`.
+    Distance,
+}
+
+impl Unit {
+    /// How much less promising `score` is than `best`.
+    pub(crate) fn gap(self, best: f32, score: f32) -> f32 {
+        let unit = match self {
+            Unit::Length(length) => length,
+            Unit::Distance => (-best).max(0.0).sqrt(),
+        };
+        (best - score) / unit.max(f32::MIN_POSITIVE)
+    }
+}
+
+impl Searcher {
+    /// The unit of a query, of which the code head made `code_query`.
+    pub(crate) fn unit(&self, code_query: &[f32]) -> Unit {
+        match self.metric() {
+            Metric::L2 => Unit::Distance,
+            Metric::Ip | Metric::Cosine => Unit::Length(norm2(code_query).sqrt()),
+        }
+    }
+
+    /// [`Searcher::search`] for `goal`, whatever `params` say of lists and candidates.
+    pub(crate) fn search_with(
+        &self,
+        goal: &Goal,
+        query: &[f32],
+        params: &SearchParams,
+        scratch: &mut Scratch,
+        hits: &mut Vec<Hit>,
+    ) -> Result<SearchStats> {
+        hits.clear();
+        let mut stats = SearchStats { fraction: 1.0, ..SearchStats::default() };
+        self.prepare(query, scratch)?;
+        self.search_for(goal, params, scratch, hits, &mut stats)?;
+        rank(params.k, hits, &mut stats);
+        Ok(stats)
+    }
+
+    /// A search for `goal`; the query is prepared.
+    pub(super) fn search_for(
+        &self,
+        goal: &Goal,
+        params: &SearchParams,
+        scratch: &mut Scratch,
+        hits: &mut Vec<Hit>,
+        stats: &mut SearchStats,
+    ) -> Result<()> {
+        let candidates = goal.candidates.most.max(params.k);
+        let params = SearchParams { candidates, ..params.clone() };
+        self.probe_for(goal, &params, scratch, stats)?;
+        self.scan(&params, scratch, stats);
+        self.read_for(goal, &params, scratch, hits, stats)
+    }
+
+    /// Leaves the lists to scan in the scratch. As many as most queries need are ranked at first, more only where all of those
+    /// are wanted.
+    fn probe_for(
+        &self,
+        goal: &Goal,
+        params: &SearchParams,
+        scratch: &mut Scratch,
+        stats: &mut SearchStats,
+    ) -> Result<()> {
+        let Prefix { often, most, .. } = goal.lists;
+        let mut spent = 0;
+        for nprobe in [often, most] {
+            self.probe(&SearchParams { nprobe, ..params.clone() }, scratch, stats)?;
+            spent += stats.probe_ns;
+            let wanted = goal.lists.length(scratch.probes.iter().map(|probe| probe.gap));
+            let all = wanted == scratch.probes.len();
+            scratch.probes.truncate(wanted);
+            if !all {
+                break;
+            }
+        }
+        stats.probe_ns = spent;
+        Ok(())
+    }
+
+    /// Reads the vectors of the candidates that are worth it.
+    fn read_for(
+        &self,
+        goal: &Goal,
+        params: &SearchParams,
+        scratch: &mut Scratch,
+        hits: &mut Vec<Hit>,
+        stats: &mut SearchStats,
+    ) -> Result<()> {
+        let start = Instant::now();
+        self.map_dense(scratch)?;
+        let Scratch { dense_query, code_query, best, reading, .. } = scratch;
+        let unit = self.unit(code_query);
+        let keys = best.finish();
+        stats.candidates = keys.len() as u32;
+        let kth = keys.get(params.k - 1).or(keys.last()).map_or(0.0, |&key| split_key(key).0);
+        let wanted = goal.candidates.length(keys.iter().map(|&key| unit.gap(kth, split_key(key).0)));
+        let wanted = wanted.max(params.k).min(keys.len());
+        self.read(&mut keys[..wanted], params, dense_query, reading, hits, stats)?;
+        stats.fetch_ns = elapsed_ns(start);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn gaps_are_told_in_units_of_the_query() {
+        assert_eq!(Unit::Length(2.0).gap(1.0, 0.0), 0.5);
+        // Distances 2 and 3: (9 - 4) / 2.
+        assert_eq!(Unit::Distance.gap(-4.0, -9.0), 2.5);
+        assert!(Unit::Distance.gap(0.0, -1.0).is_finite() && Unit::Length(0.0).gap(0.0, 0.0) == 0.0);
+    }
+}
