@@ -112,10 +112,12 @@ impl ListScale {
         self.base + self.step * integer as f32
     }
 
-    /// The least integer score that may reach `score` (rounded down by a whole step, so that no row is lost to
-    /// rounding), or None if no row of the list can.
+    /// The least integer score that may reach `score`, or None if no row of the list can. Rounded down by what
+    /// [`ListScale::score`] may have rounded up, and by a whole step for the division here: no row that reaches the score is
+    /// lost, so what a scan keeps does not depend on the order of the lists.
     pub fn threshold(&self, score: f32) -> Option<u32> {
-        let steps = ((score - self.base) / self.step).floor() - 1.0;
+        let slack = (score.abs() + self.base.abs()) * f32::EPSILON;
+        let steps = ((score - slack - self.base) / self.step).floor() - 1.0;
         (steps <= self.max_score).then_some(if steps > 0.0 { steps as u32 } else { 0 })
     }
 }
@@ -138,6 +140,20 @@ mod tests {
         }
         assert_eq!(scale.threshold(f32::NEG_INFINITY), Some(0));
         assert_eq!(scale.threshold(scale.score(70_000)), None);
+    }
+
+    #[test]
+    fn thresholds_lose_no_row_where_the_base_swallows_the_steps() {
+        // Rows that almost equal their centroid: many integers have one and the same real score.
+        for base in [1.0f32, -1.0, 3.3e7, -77.7] {
+            for step in [1e-9f32, 1e-3, 0.7] {
+                let scale = ListScale { base, step: step * base.abs(), max_score: 66_000.0, term_weight: 0 };
+                for integer in (0..65_000).step_by(7) {
+                    let reached = scale.threshold(scale.score(integer)).expect("a row has this score");
+                    assert!(reached <= integer, "{base} {step}: {reached} > {integer}");
+                }
+            }
+        }
     }
 
     #[test]
