@@ -7,7 +7,7 @@ use crate::codes::ScanScratch;
 use crate::dense::{FetchScratch, FetchStats};
 use crate::error::{Error, Result};
 use crate::heads::HeadScratch;
-use crate::quantizer::{Probe, ProbeScratch, QueryTables};
+use crate::quantizer::{Probe, ProbeScratch, QueryTables, TableScratch};
 use crate::topk::Reservoir;
 use crate::types::{Key, Row};
 
@@ -130,18 +130,38 @@ impl SearchStats {
 /// Working memory of one thread; reused from query to query, it stops growing after the first few.
 #[derive(Debug, Default)]
 pub struct Scratch {
+    pub(super) asked: Asked,
+    pub(super) scoring: Scoring,
+    pub(super) work: Work,
+}
+
+/// One query after probing.
+#[derive(Debug, Default)]
+pub(super) struct Asked {
     /// The query as it was given; normalised under cosine.
     pub(super) query: Vec<f32>,
     /// What the code head makes of it.
     pub(super) code_query: Vec<f32>,
-    /// What the dense head makes of it.
-    pub(super) dense_query: Vec<f32>,
+    /// The lists to scan, most promising first.
+    pub(super) probes: Vec<Probe>,
+}
+
+/// One query while it is scanned.
+#[derive(Debug, Default)]
+pub(super) struct Scoring {
+    pub(super) tables: QueryTables,
+    pub(super) best: Reservoir,
+}
+
+/// What no step leaves to the next one.
+#[derive(Debug, Default)]
+pub(super) struct Work {
     pub(super) head: HeadScratch,
     pub(super) probe: ProbeScratch,
-    pub(super) probes: Vec<Probe>,
-    pub(super) tables: QueryTables,
+    pub(super) tables: TableScratch,
     pub(super) scan: ScanScratch,
-    pub(super) best: Reservoir,
+    /// What the dense head makes of the query.
+    pub(super) dense_query: Vec<f32>,
     pub(super) rows: Vec<Row>,
     pub(super) fetch: FetchScratch,
 }
