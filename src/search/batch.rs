@@ -17,7 +17,16 @@
 //!
 //! # When a group scans together
 //! If at least [`LEAST_SHARED`] of its queries probe a list, on average over the lists that it probes. Otherwise each query
-//! scans its lists in its own order.
+//! scans its lists in its own order. Microseconds of scanning a query, 500,000 rows of 24 bytes, busy machine:
+//! ```text
+//! lists a query, queries a list   together   each on its own
+//!        8            1.4           38.1         36.7          as the queries came, not as neighbours
+//!        8            5             33.7         27.8          (the best of five: 27.1 both; 90 and 92 in another run)
+//!       32            2.6           69.7         76.5          as they came
+//!       32            5             46.9         63.2
+//! ```
+//! With few lists a query it hardly matters: groups of neighbours find the codes in the cache anyhow, and the sum of all
+//! steps stays below that of single queries in either way.
 //!
 //! Exact search reads everything anyhow, and a query with a deadline must take its most promising lists first: both are
 //! searched as single queries.
