@@ -17,7 +17,7 @@
 mod scan;
 mod writer;
 
-pub use scan::{ScanScratch, scan_list};
+pub use scan::{ScanScratch, scan_list, scan_run};
 pub use writer::CodesWriter;
 
 use memmap2::{Advice, MmapMut};

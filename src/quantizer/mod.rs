@@ -35,7 +35,7 @@ mod tables;
 
 pub use coarse::{Coarse, Probe, ProbeScratch};
 pub use product::{CODE_BYTES, CodeShape, Product};
-pub use tables::{ListScale, QueryTables};
+pub use tables::{ListScale, QueryTables, TableScratch};
 
 use ndarray::{Array2, ArrayView2, ArrayViewMut2, Axis, Zip};
 use rayon::prelude::*;
@@ -280,7 +280,7 @@ pub(crate) mod tests {
                 quantizer.decode(&encoded.codes, &lists, decoded.view_mut());
                 let query: Vec<f32> = (0..24).map(|_| rng.normal()).collect();
                 let mut tables = QueryTables::default();
-                tables.prepare(&quantizer, kernels, &query, 0.0);
+                tables.prepare(&quantizer, kernels, &query, 0.0, &mut TableScratch::default());
                 for (i, &list) in lists.iter().enumerate() {
                     let centroid = ndarray::aview1(quantizer.coarse().centroid(list));
                     let (q, d) = (ndarray::aview1(&query[..]), decoded.row(i));

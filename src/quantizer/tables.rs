@@ -14,16 +14,21 @@ const MAX_SCORE: f32 = 65_535.0 - 128.0 - 1.0;
 /// Score tables of one query; reused from query to query.
 #[derive(Debug, Default)]
 pub struct QueryTables {
-    rotated: Vec<f32>,
-    scores: Vec<f32>,
-    /// Least and largest score of each subspace.
-    low: Vec<f32>,
-    high: Vec<f32>,
     entries: Vec<u8>,
     bytes: usize,
     step: f32,
     bias: f32,
     max_score: f32,
+}
+
+/// Working memory of [`QueryTables::prepare`]: four times the size of the tables, so the tables of many queries share one.
+#[derive(Debug, Default)]
+pub struct TableScratch {
+    rotated: Vec<f32>,
+    scores: Vec<f32>,
+    /// Least and largest score of each subspace.
+    low: Vec<f32>,
+    high: Vec<f32>,
 }
 
 /// How the integer scores of one list's rows become real ones: `base + step * integer`.
@@ -39,26 +44,34 @@ pub struct ListScale {
 impl QueryTables {
     /// Makes the tables of `query` (d values, normalised under cosine). `term_range` is the widest range of row terms in
     /// any list (0 without terms).
-    pub fn prepare(&mut self, quantizer: &Quantizer, kernels: &Kernels, query: &[f32], term_range: f32) {
+    pub fn prepare(
+        &mut self,
+        quantizer: &Quantizer,
+        kernels: &Kernels,
+        query: &[f32],
+        term_range: f32,
+        scratch: &mut TableScratch,
+    ) {
         let product = quantizer.product();
         let shape = product.shape();
         self.bytes = shape.bytes;
-        self.rotated.resize(query.len(), 0.0);
+        let TableScratch { rotated, scores, .. } = scratch;
+        rotated.resize(query.len(), 0.0);
         match &quantizer.rotation {
-            None => self.rotated.copy_from_slice(query),
-            Some(r) => (kernels.dot_rows_f32)(query, r.as_slice().expect("C order"), &mut self.rotated),
+            None => rotated.copy_from_slice(query),
+            Some(r) => (kernels.dot_rows_f32)(query, r.as_slice().expect("C order"), rotated),
         }
         if quantizer.metric() == Metric::L2 {
-            self.rotated.iter_mut().for_each(|v| *v *= 2.0);
+            rotated.iter_mut().for_each(|v| *v *= 2.0);
         }
-        self.scores.resize(shape.table_len(), 0.0);
-        product.tables(kernels, &self.rotated, &mut self.scores);
-        self.quantize(kernels, shape, term_range);
+        scores.resize(shape.table_len(), 0.0);
+        product.tables(kernels, rotated, scores);
+        self.quantize(kernels, shape, term_range, scratch);
     }
 
-    fn quantize(&mut self, kernels: &Kernels, shape: CodeShape, term_range: f32) {
+    fn quantize(&mut self, kernels: &Kernels, shape: CodeShape, term_range: f32, scratch: &mut TableScratch) {
         let k = shape.codewords();
-        let QueryTables { scores, low, high, entries, .. } = self;
+        let (TableScratch { scores, low, high, .. }, QueryTables { entries, .. }) = (scratch, &mut *self);
         low.resize(shape.subspaces(), 0.0);
         high.resize(shape.subspaces(), 0.0);
         (kernels.ranges)(scores, low, high);
@@ -112,10 +125,12 @@ impl ListScale {
         self.base + self.step * integer as f32
     }
 
-    /// The least integer score that may reach `score` (rounded down by a whole step, so that no row is lost to
-    /// rounding), or None if no row of the list can.
+    /// The least integer score that may reach `score`, or None if no row of the list can. Rounded down by what
+    /// [`ListScale::score`] may have rounded up, and by a whole step for the division here: no row that reaches the score is
+    /// lost, so what a scan keeps does not depend on the order of the lists.
     pub fn threshold(&self, score: f32) -> Option<u32> {
-        let steps = ((score - self.base) / self.step).floor() - 1.0;
+        let slack = (score.abs() + self.base.abs()) * f32::EPSILON;
+        let steps = ((score - slack - self.base) / self.step).floor() - 1.0;
         (steps <= self.max_score).then_some(if steps > 0.0 { steps as u32 } else { 0 })
     }
 }
@@ -130,7 +145,7 @@ mod tests {
     fn thresholds_never_lose_a_row_that_reaches_the_score() {
         let quantizer = random_quantizer(Metric::L2, CodeBits::Four, false, 11);
         let mut tables = QueryTables::default();
-        tables.prepare(&quantizer, Kernels::detect(), &[0.3; 24], 50.0);
+        tables.prepare(&quantizer, Kernels::detect(), &[0.3; 24], 50.0, &mut TableScratch::default());
         let scale = tables.list_scale(-3.0, -2.0, 0.1);
         for integer in [0u32, 1, 17, 900, 4000] {
             let reached = scale.threshold(scale.score(integer)).expect("within range");
@@ -141,10 +156,24 @@ mod tests {
     }
 
     #[test]
+    fn thresholds_lose_no_row_where_the_base_swallows_the_steps() {
+        // Rows that almost equal their centroid: many integers have one and the same real score.
+        for base in [1.0f32, -1.0, 3.3e7, -77.7] {
+            for step in [1e-9f32, 1e-3, 0.7] {
+                let scale = ListScale { base, step: step * base.abs(), max_score: 66_000.0, term_weight: 0 };
+                for integer in (0..65_000).step_by(7) {
+                    let reached = scale.threshold(scale.score(integer)).expect("a row has this score");
+                    assert!(reached <= integer, "{base} {step}: {reached} > {integer}");
+                }
+            }
+        }
+    }
+
+    #[test]
     fn a_zero_query_scores_everything_alike() {
         let quantizer = random_quantizer(Metric::Ip, CodeBits::Eight, true, 12);
         let mut tables = QueryTables::default();
-        tables.prepare(&quantizer, Kernels::detect(), &[0.0; 24], 0.0);
+        tables.prepare(&quantizer, Kernels::detect(), &[0.0; 24], 0.0, &mut TableScratch::default());
         assert!(tables.step().is_normal() && tables.entries.iter().all(|&e| e == 0));
     }
 
@@ -153,7 +182,7 @@ mod tests {
         let quantizer = random_quantizer(Metric::L2, CodeBits::Eight, true, 13);
         let mut tables = QueryTables::default();
         let (term_step, term_range) = (40.0, 40.0 * 255.0);
-        tables.prepare(&quantizer, Kernels::detect(), &[1.0; 24], term_range);
+        tables.prepare(&quantizer, Kernels::detect(), &[1.0; 24], term_range, &mut TableScratch::default());
         let worst: u32 = tables.entries.chunks(256).map(|t| u32::from(*t.iter().max().unwrap())).sum();
         let weight = u32::from(tables.list_scale(0.0, 0.0, term_step).term_weight);
         assert!(worst + ((255 * weight) >> 8) <= 65_535 && weight > 0);

@@ -16,7 +16,7 @@
 
 use std::time::Instant;
 
-use super::params::{Hit, Scratch, SearchParams, SearchStats};
+use super::params::{Asked, Hit, Scratch, SearchParams, SearchStats, Work};
 use super::{Searcher, elapsed_ns, rank};
 use crate::error::Result;
 use crate::index::{Goal, Prefix};
@@ -65,7 +65,7 @@ impl Searcher {
     ) -> Result<SearchStats> {
         hits.clear();
         let mut stats = SearchStats { fraction: 1.0, ..SearchStats::default() };
-        self.prepare(query, scratch)?;
+        self.prepare(query, &mut scratch.asked)?;
         self.search_for(goal, params, scratch, hits, &mut stats)?;
         rank(params.k, hits, &mut stats);
         Ok(stats)
@@ -82,28 +82,30 @@ impl Searcher {
     ) -> Result<()> {
         let candidates = goal.candidates.most.max(params.k);
         let params = SearchParams { candidates, ..params.clone() };
-        self.probe_for(goal, &params, scratch, stats)?;
-        self.scan(&params, scratch, stats);
+        let Scratch { asked, scoring, work } = scratch;
+        self.probe_for(goal, &params, asked, work, stats)?;
+        self.scan(&params, asked, scoring, work, stats);
         self.read_for(goal, &params, scratch, hits, stats)
     }
 
-    /// Leaves the lists to scan in the scratch. As many as most queries need are ranked at first, more only where all of those
+    /// Leaves the lists to scan in `asked`. As many as most queries need are ranked at first, more only where all of those
     /// are wanted.
     fn probe_for(
         &self,
         goal: &Goal,
         params: &SearchParams,
-        scratch: &mut Scratch,
+        asked: &mut Asked,
+        work: &mut Work,
         stats: &mut SearchStats,
     ) -> Result<()> {
         let Prefix { often, most, .. } = goal.lists;
         let mut spent = 0;
         for nprobe in [often, most] {
-            self.probe(&SearchParams { nprobe, ..params.clone() }, scratch, stats)?;
+            self.probe(&SearchParams { nprobe, ..params.clone() }, asked, work, stats)?;
             spent += stats.probe_ns;
-            let wanted = goal.lists.length(scratch.probes.iter().map(|probe| probe.gap));
-            let all = wanted == scratch.probes.len();
-            scratch.probes.truncate(wanted);
+            let wanted = goal.lists.length(asked.probes.iter().map(|probe| probe.gap));
+            let all = wanted == asked.probes.len();
+            asked.probes.truncate(wanted);
             if !all {
                 break;
             }
@@ -122,15 +124,15 @@ impl Searcher {
         stats: &mut SearchStats,
     ) -> Result<()> {
         let start = Instant::now();
-        self.map_dense(scratch)?;
-        let Scratch { dense_query, code_query, best, reading, .. } = scratch;
-        let unit = self.unit(code_query);
-        let keys = best.finish();
+        let Scratch { asked, scoring, work } = scratch;
+        self.map_dense(asked, work)?;
+        let unit = self.unit(&asked.code_query);
+        let keys = scoring.best.finish();
         stats.candidates = keys.len() as u32;
         let kth = keys.get(params.k - 1).or(keys.last()).map_or(0.0, |&key| split_key(key).0);
         let wanted = goal.candidates.length(keys.iter().map(|&key| unit.gap(kth, split_key(key).0)));
         let wanted = wanted.max(params.k).min(keys.len());
-        self.read(&mut keys[..wanted], params, dense_query, reading, hits, stats)?;
+        self.read(&mut keys[..wanted], params, work, hits, stats)?;
         stats.fetch_ns = elapsed_ns(start);
         Ok(())
     }

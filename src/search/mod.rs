@@ -14,6 +14,9 @@
 //! are chosen and scanned, the dense head before verification and exact search. A router, if there is one, chooses the
 //! lists; `sparse_weight` lets the code score have a say in the last order.
 //!
+//! [`Searcher::search_batch`] takes the same steps with many queries at once and gives the same answers; its module says
+//! what they share.
+//!
 //! A thread keeps a [`Scratch`]; once it is warm, a query allocates nothing and starts no thread.
 //!
 //! Where a query names a `recall_target` in place of `nprobe` and `candidates`, its own scores decide how many lists it scans
@@ -24,12 +27,11 @@
 //! verified and returned, and [`SearchStats::fraction`] says how much of the planned work was done.
 
 mod adaptive;
+mod batch;
 mod params;
 
-use params::Reading;
 pub use params::{Hit, Scratch, SearchParams, SearchStats};
 
-use rayon::prelude::*;
 use std::path::Path;
 use std::time::Instant;
 
@@ -40,8 +42,9 @@ use crate::index::{Calibration, Index};
 use crate::linalg::{norm2, normalise};
 use crate::quantizer::Probe;
 use crate::simd::Kernels;
-use crate::topk::{order_key, split_key};
+use crate::topk::{Reservoir, order_key, split_key};
 use crate::types::{Key, Metric, Row};
+use params::{Asked, Scoring, Work};
 
 pub use crate::index::OpenOptions;
 
@@ -128,17 +131,17 @@ impl Searcher {
         hits.clear();
         let mut stats = SearchStats { fraction: 1.0, ..SearchStats::default() };
         params.check()?;
-        self.prepare(query, scratch)?;
+        let Scratch { asked, scoring, work } = scratch;
+        self.prepare(query, asked)?;
         if params.exact {
-            self.verify_all(params, scratch, hits, &mut stats)?;
+            self.verify_all(params, asked, &mut scoring.best, work, hits, &mut stats)?;
         } else if params.recall_target > 0.0 {
             let calibration = Calibration::for_k(&self.index.manifest().calibration, params.k)?;
-            let goal = calibration.goal(params.recall_target)?;
-            self.search_for(&goal, params, scratch, hits, &mut stats)?;
+            self.search_for(&calibration.goal(params.recall_target)?, params, scratch, hits, &mut stats)?;
         } else {
-            self.probe(params, scratch, &mut stats)?;
-            self.scan(params, scratch, &mut stats);
-            self.fetch_and_verify(params, scratch, hits, &mut stats)?;
+            self.probe(params, asked, work, &mut stats)?;
+            self.scan(params, asked, scoring, work, &mut stats);
+            self.fetch_and_verify(params, asked, &mut scoring.best, work, hits, &mut stats)?;
         }
         rank(params.k, hits, &mut stats);
         Ok(stats)
@@ -159,10 +162,11 @@ impl Searcher {
         out.clear();
         let mut stats = SearchStats { fraction: 1.0, ..SearchStats::default() };
         params.check()?;
-        self.prepare(query, scratch)?;
-        self.probe(params, scratch, &mut stats)?;
-        self.scan(params, scratch, &mut stats);
-        out.extend(scratch.best.finish().iter().map(|&key| split_key(key)).map(|(score, row)| (row, score)));
+        let Scratch { asked, scoring, work } = scratch;
+        self.prepare(query, asked)?;
+        self.probe(params, asked, work, &mut stats)?;
+        self.scan(params, asked, scoring, work, &mut stats);
+        out.extend(scoring.best.finish().iter().map(|&key| split_key(key)).map(|(score, row)| (row, score)));
         stats.candidates = out.len() as u32;
         Ok(stats)
     }
@@ -176,35 +180,17 @@ impl Searcher {
         if !rows.is_sorted() || rows.last().is_some_and(|&row| u64::from(row) >= self.rows()) {
             return Err(Error::params("rows", format!("they must ascend and be below {}", self.rows())));
         }
-        self.prepare(query, scratch)?;
-        self.map_dense(scratch)?;
+        let Scratch { asked, work, .. } = scratch;
+        self.prepare(query, asked)?;
+        self.map_dense(asked, work)?;
         hits.clear();
         hits.resize(rows.len(), Hit { key: 0, score: 0.0, row: 0 });
-        let Scratch { dense_query, reading, .. } = scratch;
-        self.index.dense().for_each(rows, &mut reading.fetch, &mut |i, record| {
+        let Work { dense_query, fetch, .. } = work;
+        self.index.dense().for_each(rows, fetch, &mut |i, record| {
             hits[i] =
                 Hit { key: record.key(), score: record.score(self.kernels, self.metric(), dense_query), row: rows[i] };
         })?;
         Ok(())
-    }
-
-    /// Searches every row of `queries` (n x dim), in parallel on rayon's threads; answers in query order.
-    pub fn search_batch(&self, queries: &[f32], params: &SearchParams) -> Result<Vec<(Vec<Hit>, SearchStats)>> {
-        if !queries.len().is_multiple_of(self.dim()) {
-            return Err(Error::mismatch(
-                "length of the queries",
-                format!("a multiple of {}", self.dim()),
-                queries.len(),
-            ));
-        }
-        queries
-            .par_chunks(self.dim())
-            .map_init(Scratch::default, |scratch, query| {
-                let mut hits = Vec::new();
-                let stats = self.search(query, params, scratch, &mut hits)?;
-                Ok((hits, stats))
-            })
-            .collect()
     }
 
     /// The dense vector of the document with `key` (normalised under cosine), if there is one: a query for what is like
@@ -228,107 +214,128 @@ impl Searcher {
         self.index.fields(row)
     }
 
-    /// Checks the query and leaves it, normalised under cosine, in the scratch.
-    fn prepare(&self, query: &[f32], scratch: &mut Scratch) -> Result<()> {
+    /// Checks the query and takes it in, normalised under cosine.
+    fn prepare(&self, query: &[f32], asked: &mut Asked) -> Result<()> {
         self.index.quantizer().check_dim(query.len())?;
         if let Some(at) = query.iter().position(|v| !v.is_finite()) {
             let reason = format!("value {at} is {}; every value must be finite", query[at]);
             return Err(Error::params("query", reason));
         }
         check_norm(query)?;
-        scratch.query.clear();
-        scratch.query.extend_from_slice(query);
-        if self.metric() == Metric::Cosine && normalise(&mut scratch.query) == 0.0 {
+        asked.query.clear();
+        asked.query.extend_from_slice(query);
+        if self.metric() == Metric::Cosine && normalise(&mut asked.query) == 0.0 {
             return Err(Error::params("query", "it is zero, which has no direction to compare by cosine"));
         }
         Ok(())
     }
 
+    /// Lists that a query scans.
+    fn nprobe(&self, params: &SearchParams) -> usize {
+        if params.nprobe == 0 { self.index.manifest().default_nprobe } else { params.nprobe }
+    }
+
     /// The query as codes are scored with it, and which lists to scan, most promising first.
-    fn probe(&self, params: &SearchParams, scratch: &mut Scratch, stats: &mut SearchStats) -> Result<()> {
+    fn probe(&self, params: &SearchParams, asked: &mut Asked, work: &mut Work, stats: &mut SearchStats) -> Result<()> {
         let start = Instant::now();
         let quantizer = self.index.quantizer();
-        let Scratch { query, code_query, head, probe, probes, .. } = scratch;
-        map_query(self.kernels, quantizer.heads().code_query.as_ref(), query, head, code_query)?;
-        let nprobe = if params.nprobe == 0 { self.index.manifest().default_nprobe } else { params.nprobe };
-        quantizer.probe(self.kernels, code_query, nprobe, params.geometric, probe, probes);
+        let Asked { query, code_query, probes } = asked;
+        map_query(self.kernels, quantizer.heads().code_query.as_ref(), query, &mut work.head, code_query)?;
+        quantizer.probe(self.kernels, code_query, self.nprobe(params), params.geometric, &mut work.probe, probes);
         stats.probe_ns = elapsed_ns(start);
         Ok(())
     }
 
     /// The query as dense vectors are scored with it.
-    fn map_dense(&self, scratch: &mut Scratch) -> Result<()> {
-        let Scratch { query, dense_query, head, .. } = scratch;
-        map_query(self.kernels, self.index.quantizer().heads().dense_query.as_ref(), query, head, dense_query)
+    fn map_dense(&self, asked: &Asked, work: &mut Work) -> Result<()> {
+        let head = self.index.quantizer().heads().dense_query.as_ref();
+        map_query(self.kernels, head, &asked.query, &mut work.head, &mut work.dense_query)
     }
 
     /// Scores all rows of the probed lists by their codes; the best candidates stay in the reservoir.
-    fn scan(&self, params: &SearchParams, scratch: &mut Scratch, stats: &mut SearchStats) {
+    fn scan(
+        &self,
+        params: &SearchParams,
+        asked: &Asked,
+        scoring: &mut Scoring,
+        work: &mut Work,
+        stats: &mut SearchStats,
+    ) {
         let start = Instant::now();
-        let codes = self.index.codes();
-        scratch.tables.prepare(self.index.quantizer(), self.kernels, &scratch.code_query, codes.widest_terms());
-        scratch.best.reset(params.candidates_or_default());
-        let planned = scratch.probes.len();
-        for (done, probe) in scratch.probes.iter().enumerate() {
+        self.begin_scan(params, asked, scoring, work);
+        let planned = asked.probes.len();
+        for (done, probe) in asked.probes.iter().enumerate() {
             if done % LISTS_PER_LOOK == 0 && done > 0 && params.is_late() {
                 stats.fraction = done as f32 / planned as f32;
                 break;
             }
-            let Probe { list, base, .. } = *probe;
-            let list = codes.list(list);
-            let scale = scratch.tables.list_scale(base, list.term_min, list.term_step);
-            let tables = scratch.tables.scan_tables();
-            let shape = codes.shape().code;
-            let rows = scan_list(self.kernels, shape, &list, tables, &scale, &mut scratch.best, &mut scratch.scan);
-            stats.rows_scanned += rows as u64;
-            stats.lists_probed += 1;
+            self.scan_probe(probe, scoring, work, stats);
         }
         stats.scan_ns = elapsed_ns(start);
     }
 
-    /// Reads the candidates' dense vectors and scores them exactly.
+    /// The score tables of the query, and an empty reservoir.
+    fn begin_scan(&self, params: &SearchParams, asked: &Asked, scoring: &mut Scoring, work: &mut Work) {
+        let (quantizer, term_range) = (self.index.quantizer(), self.index.codes().widest_terms());
+        scoring.tables.prepare(quantizer, self.kernels, &asked.code_query, term_range, &mut work.tables);
+        scoring.best.reset(params.candidates_or_default());
+    }
+
+    /// Scans one list.
+    fn scan_probe(&self, probe: &Probe, scoring: &mut Scoring, work: &mut Work, stats: &mut SearchStats) {
+        let codes = self.index.codes();
+        let list = codes.list(probe.list);
+        let Scoring { tables, best } = scoring;
+        let scale = tables.list_scale(probe.base, list.term_min, list.term_step);
+        let shape = codes.shape().code;
+        let rows = scan_list(self.kernels, shape, &list, tables.scan_tables(), &scale, best, &mut work.scan);
+        stats.rows_scanned += rows as u64;
+        stats.lists_probed += 1;
+    }
+
+    /// Reads the candidates' dense vectors in row order and scores them exactly.
     fn fetch_and_verify(
         &self,
         params: &SearchParams,
-        scratch: &mut Scratch,
+        asked: &Asked,
+        best: &mut Reservoir,
+        work: &mut Work,
         hits: &mut Vec<Hit>,
         stats: &mut SearchStats,
     ) -> Result<()> {
         let start = Instant::now();
-        self.map_dense(scratch)?;
-        let Scratch { dense_query, best, reading, .. } = scratch;
+        self.map_dense(asked, work)?;
         let keys = best.by_id();
         stats.candidates = keys.len() as u32;
-        self.read(keys, params, dense_query, reading, hits, stats)?;
+        self.read(keys, params, work, hits, stats)?;
         stats.fetch_ns = elapsed_ns(start);
         Ok(())
     }
 
-    /// Reads the dense vectors of some candidates in row order (they are sorted by it) and adds a hit for each.
+    /// Reads the dense vectors of some candidates in row order (they are sorted by it) and adds a hit for each; the dense query
+    /// is in `work`.
     fn read(
         &self,
         keys: &mut [u64],
         params: &SearchParams,
-        dense_query: &[f32],
-        reading: &mut Reading,
+        work: &mut Work,
         hits: &mut Vec<Hit>,
         stats: &mut SearchStats,
     ) -> Result<()> {
-        let Reading { rows, fetch } = reading;
+        let Work { dense_query, rows, fetch, .. } = work;
         keys.sort_unstable_by_key(|&key| split_key(key).1);
         rows.clear();
         rows.extend(keys.iter().map(|&key| split_key(key).1));
         let (metric, weight) = (self.metric(), params.sparse_weight);
+        let mixed = |dense: f32, key| if weight > 0.0 { dense + weight * split_key(key).0 } else { dense };
         let mut done = 0;
         for (some, keys) in rows.chunks(VECTORS_PER_LOOK).zip(keys.chunks(VECTORS_PER_LOOK)) {
-            if !hits.is_empty() && params.is_late() {
+            if done > 0 && params.is_late() {
                 stats.fraction *= done as f32 / rows.len() as f32;
                 break;
             }
             let read = self.index.dense().for_each(some, fetch, &mut |i, record| {
-                let code = split_key(keys[i]).0;
-                let dense = record.score(self.kernels, metric, dense_query);
-                let score = if weight > 0.0 { dense + weight * code } else { dense };
+                let score = mixed(record.score(self.kernels, metric, dense_query), keys[i]);
                 hits.push(Hit { key: record.key(), score, row: some[i] });
             })?;
             stats.add_fetch(&read);
@@ -341,13 +348,15 @@ impl Searcher {
     fn verify_all(
         &self,
         params: &SearchParams,
-        scratch: &mut Scratch,
+        asked: &Asked,
+        best: &mut Reservoir,
+        work: &mut Work,
         hits: &mut Vec<Hit>,
         stats: &mut SearchStats,
     ) -> Result<()> {
         let start = Instant::now();
-        self.map_dense(scratch)?;
-        let Scratch { dense_query, best, reading: Reading { rows, fetch, .. }, .. } = scratch;
+        self.map_dense(asked, work)?;
+        let Work { dense_query, rows, fetch, .. } = work;
         let (count, metric) = (self.rows() as Row, self.metric());
         best.reset(params.k);
         let mut first = 0;

@@ -7,7 +7,7 @@ use crate::codes::ScanScratch;
 use crate::dense::{FetchScratch, FetchStats};
 use crate::error::{Error, Result};
 use crate::heads::HeadScratch;
-use crate::quantizer::{Probe, ProbeScratch, QueryTables};
+use crate::quantizer::{Probe, ProbeScratch, QueryTables, TableScratch};
 use crate::topk::Reservoir;
 use crate::types::{Key, Row};
 
@@ -145,36 +145,50 @@ impl SearchStats {
 /// Working memory of one thread; reused from query to query, it stops growing after the first few.
 #[derive(Debug, Default)]
 pub struct Scratch {
-    /// The query as it was given; normalised under cosine.
-    pub(super) query: Vec<f32>,
-    /// What the code head makes of it.
-    pub(super) code_query: Vec<f32>,
-    /// What the dense head makes of it.
-    pub(super) dense_query: Vec<f32>,
-    pub(super) head: HeadScratch,
-    pub(super) probe: ProbeScratch,
-    pub(super) probes: Vec<Probe>,
-    pub(super) tables: QueryTables,
-    pub(super) scan: ScanScratch,
-    pub(super) best: Reservoir,
-    pub(super) reading: Reading,
+    pub(super) asked: Asked,
+    pub(super) scoring: Scoring,
+    pub(super) work: Work,
 }
 
 impl Scratch {
     /// The last query as codes were scored with it: what the code head made of it.
     pub(crate) fn code_query(&self) -> &[f32] {
-        &self.code_query
+        &self.asked.code_query
     }
 
-    /// The lists that the last search went through, or ranked, most promising first.
+    /// The lists that the last search went through, most promising first.
     pub(crate) fn probes(&self) -> &[Probe] {
-        &self.probes
+        &self.asked.probes
     }
 }
 
-/// Working memory of reading dense vectors.
+/// One query after probing.
 #[derive(Debug, Default)]
-pub(super) struct Reading {
+pub(super) struct Asked {
+    /// The query as it was given; normalised under cosine.
+    pub(super) query: Vec<f32>,
+    /// What the code head makes of it.
+    pub(super) code_query: Vec<f32>,
+    /// The lists to scan, most promising first.
+    pub(super) probes: Vec<Probe>,
+}
+
+/// One query while it is scanned.
+#[derive(Debug, Default)]
+pub(super) struct Scoring {
+    pub(super) tables: QueryTables,
+    pub(super) best: Reservoir,
+}
+
+/// What no step leaves to the next one.
+#[derive(Debug, Default)]
+pub(super) struct Work {
+    pub(super) head: HeadScratch,
+    pub(super) probe: ProbeScratch,
+    pub(super) tables: TableScratch,
+    pub(super) scan: ScanScratch,
+    /// What the dense head makes of the query.
+    pub(super) dense_query: Vec<f32>,
     pub(super) rows: Vec<Row>,
     pub(super) fetch: FetchScratch,
 }

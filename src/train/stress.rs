@@ -60,6 +60,7 @@ fn recalls(examples: &Examples, candidates: &Candidates, sampling: Sampling) -> 
         dim: Some(OUT),
         epochs: 30,
         batch: 128,
+        score_temperature: 0.05,
         rate: 5e-3,
         patience: 30,
         ..DenseTraining::new(Metric::Cosine, sampling)

@@ -8,7 +8,7 @@ use bigrain::dataset::{Scalar, VectorWriter};
 use bigrain::error::Result;
 use bigrain::index::{Index, OpenOptions};
 use bigrain::linalg::normalise;
-use bigrain::search::{Hit, SearchParams, Searcher};
+use bigrain::search::{Hit, SearchParams, SearchStats, Searcher};
 use bigrain::simd::Kernels;
 use bigrain::train::Silent;
 use bigrain::types::{Key, Metric};
@@ -100,6 +100,28 @@ pub(crate) fn search(searcher: &Searcher, query: &[f32], params: &SearchParams) 
     let mut hits = Vec::new();
     searcher.search(query, params, &mut searcher.scratch(), &mut hits)?;
     Ok(hits)
+}
+
+/// Fails unless a batch, on one thread and on three, gives every query the hits and the figures of a search of its own.
+pub(crate) fn assert_batch_is_single(searcher: &Searcher, queries: &[f32], params: &SearchParams) {
+    let (mut scratch, mut hits) = (searcher.scratch(), Vec::new());
+    let single: Vec<(Vec<Hit>, SearchStats)> = queries
+        .chunks(searcher.dim())
+        .map(|query| {
+            let stats = searcher.search(query, params, &mut scratch, &mut hits).unwrap();
+            (hits.clone(), stats)
+        })
+        .collect();
+    let figures = |s: &SearchStats| (s.lists_probed, s.candidates, s.vectors_read, s.bytes_read, s.reads, s.fraction);
+    for threads in [1, 3] {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        let batch = pool.install(|| searcher.search_batch(queries, params)).unwrap();
+        assert_eq!(batch.len(), single.len());
+        for (at, ((hits, stats), (due, due_stats))) in batch.iter().zip(&single).enumerate() {
+            assert_eq!(hits, due, "query {at} on {threads} threads");
+            assert_eq!(figures(stats), figures(due_stats), "query {at} on {threads} threads");
+        }
+    }
 }
 
 /// Parameters under which nothing is left out: all lists, all rows verified.

@@ -94,20 +94,6 @@ fn few_candidates_find_nearly_all() {
 }
 
 #[test]
-fn batches_answer_as_single_queries_do() {
-    let data = Data::clustered(500, 16, 3);
-    let searcher = in_memory(&data, |_| {});
-    let params = SearchParams { k: 7, nprobe: 3, candidates: 20, ..SearchParams::default() };
-    let batch = searcher.search_batch(&data.queries, &params).unwrap();
-    assert_eq!(batch.len(), 20);
-    for (query, (hits, stats)) in data.queries().zip(batch) {
-        assert_eq!(hits, search(&searcher, query, &params).unwrap());
-        assert_eq!((stats.lists_probed, stats.fraction), (3, 1.0));
-    }
-    assert!(searcher.search_batch(&data.queries[1..], &params).is_err());
-}
-
-#[test]
 fn instruction_sets_and_stores_give_the_same_hits() {
     let data = Data::clustered(900, 24, 4);
     for metric in METRICS {

@@ -15,7 +15,7 @@ use bigrain::types::{Element, Metric, Row};
 use bigrain::vfs::RealVfs;
 use ndarray::Array2;
 
-use crate::common::{Data, OnDisk, assert_best, everything, scores, search};
+use crate::common::{Data, OnDisk, assert_batch_is_single, assert_best, everything, scores, search};
 
 const DIM: usize = 20;
 const METRICS: [Metric; 2] = [Metric::Ip, Metric::Cosine];
@@ -206,6 +206,24 @@ fn a_router_of_centroids_is_geometric_under_ip() {
     for query in data.queries() {
         let params = SearchParams { k: 10, nprobe: 4, candidates: 30, ..SearchParams::default() };
         assert_eq!(search(&learned, query, &params).unwrap(), search(&plain, query, &params).unwrap());
+    }
+}
+
+#[test]
+fn batches_answer_as_single_queries_do_with_heads_and_a_router() {
+    let data = Data::clustered(900, DIM, 7);
+    for metric in METRICS {
+        let change = |q: Quantizer| {
+            let opposite = q.coarse().centroids().mapv(|v| -v);
+            q.with_heads(rotated()).unwrap().with_router(opposite).unwrap()
+        };
+        let [(_, plain), (_, learned)] = rebuilt(&data, |spec| (spec.metric, spec.lists) = (metric, Some(12)), change);
+        for (searcher, geometric, sparse_weight) in
+            [(&plain, false, 0.0), (&learned, false, 0.0), (&learned, true, 0.0), (&learned, false, 0.7)]
+        {
+            let base = SearchParams { k: 10, nprobe: 5, candidates: 30, ..SearchParams::default() };
+            assert_batch_is_single(searcher, &data.queries, &SearchParams { geometric, sparse_weight, ..base });
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod adaptive;
 mod bad_input;
+mod batch;
 mod common;
 mod corruption;
 mod crash;
