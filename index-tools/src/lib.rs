@@ -3,6 +3,7 @@
 //! the library and prints the answer.
 
 pub mod frontier;
+pub mod like;
 pub mod progress;
 pub mod recipe;
 pub mod rows;

@@ -38,6 +38,7 @@ mod pairs;
 mod parquet;
 mod qrels;
 mod raw;
+pub mod resampled;
 mod run;
 mod scalar;
 pub mod split;

@@ -15,9 +15,12 @@
 //! the order of their codes ([`Outcome::candidate_recall`]), which bound what verification can make of them. Nearest rows are
 //! those of the truth that was given, or, where [`exact_scores`] computes them, those of the stored vectors (through dense
 //! heads if there are any); a weight of the code score changes the order of hits, not what is right.
+//!
+//! [`likeness`] compares two sets of vectors: made ones with the real ones they should be like.
 
 mod exact;
 mod html;
+pub mod likeness;
 mod machine;
 mod measure;
 mod quality;
