@@ -21,7 +21,7 @@
 //! | [`vfs`] | the one seam to files, with implementations that fail and crash on purpose |
 //! | [`mod@format`] | the one envelope of every index file |
 //! | [`sample`] | seeded randomness, on which index bytes depend |
-//! | [`dataset`] | other people's files: npy, fbin, fvecs, parquet, IDX, keys, qrels, pairs and their split |
+//! | [`dataset`] | other people's files: npy, fbin, fvecs, parquet, raw, IDX, keys, ids, qrels, runs, pairs and their split; made vectors |
 //! | [`topk`], [`linalg`] | best-k as sortable integers; matrix helpers |
 //! | [`heads`] | small trained maps over the vectors of a frozen encoder |
 //! | [`quantizer`] | centroids, rotation, codebooks, learned heads and router; a query's score tables |
@@ -31,7 +31,7 @@
 //! | [`index`] | the manifest and the files it names, opened for search |
 //! | [`build`] | from files of vectors to an index, in bounded memory |
 //! | [`search`] | the query path |
-//! | [`eval`] | exact answers, recall, speed |
+//! | [`eval`] | exact answers, recall, speed, likeness of made vectors |
 //! | [`calibrate`] | which effort reaches which recall, from sample queries |
 //! | [`learn`] | the stages of training, from labelled pairs to a learned quantizer |
 //! | `server` | HTTP (feature `server`) |

@@ -1,9 +1,12 @@
-//! What the offline commands share: how they end, how they show progress, how they print for people and for machines,
-//! and the settings of a build. The commands themselves are in `src/bin`: each parses its input, calls one function of
+//! What the offline commands share: how they end, how they show progress, how they print for people and for machines, the
+//! settings of a build, what rows are called; and the parts of a command that would not fit its file. The commands themselves are in `src/bin`: each parses its input, calls one function of
 //! the library and prints the answer.
 
+pub mod frontier;
+pub mod like;
 pub mod progress;
 pub mod recipe;
+pub mod rows;
 pub mod shell;
 pub mod size;
 pub mod table;

@@ -100,7 +100,7 @@ fn recall_is_measured_before_and_after_verification() {
     let depths = |at: usize| results[at]["candidate_recall"].as_object().unwrap().keys().cloned().collect::<Vec<_>>();
     assert_eq!(
         (depths(0), depths(2)),
-        (vec!["10".to_string(), "20".into()], vec!["10".into(), "100".into(), "200".into()])
+        (vec!["10".to_string(), "20".into()], vec!["10".into(), "100".into(), "200".into(), "50".into()])
     );
     assert_eq!((&results[2]["recall"], &results[2]["candidate_recall"]["200"]), (&1.0.into(), &1.0.into()));
     assert!(results[0]["candidate_recall"]["10"].as_f64() < results[0]["candidate_recall"]["20"].as_f64());

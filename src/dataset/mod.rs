@@ -1,4 +1,4 @@
-//! Other people's files: vectors, ground truth, keys, fields, training pairs.
+//! Other people's files: vectors, ground truth, keys, ids, fields, training pairs, runs.
 //!
 //! The easy version of a vector file is an array in memory. The departures from it:
 //!
@@ -19,32 +19,44 @@
 //! | `.fbin` `.u8bin` `.i8bin` | f32, u8, i8 | `rows u32, dim u32`, then the rows |
 //! | `.fvecs` `.bvecs` `.ivecs` | f32, u8, i32 | each row is `dim u32`, then its values |
 //! | `.parquet` | floats and integers | a list, large-list or fixed-size-list column (feature `parquet`) |
+//! | `.DIM.memmap` `.DIM.bin` | f32 | the rows and nothing else, as `numpy.memmap` writes them |
 //! | `-ubyte` `-ubyte.gz` | u8 | IDX: magic, sizes (big-endian), then the items, flattened |
+//!
+//! A memory map of raw values does not say its dimension, and every program that reads vectors would need a flag for each
+//! of its files. So the file's name says it: `passages.768.memmap`, or a link of that name to the file.
 
 mod fields;
 mod flat;
 mod gzip;
 mod header;
-mod judgements;
 mod keys;
 mod lines;
+mod names;
 mod npy;
 mod pairs;
 #[cfg(feature = "parquet")]
 mod parquet;
+mod qrels;
+mod raw;
+pub mod resampled;
+mod run;
 mod scalar;
 pub mod split;
 pub mod synthetic;
 #[cfg(test)]
 mod tests;
+mod truth;
 mod write;
 
 pub use fields::FieldFile;
-pub use judgements::{Judgement, Truth, read_qrels};
 pub use keys::KeyFile;
+pub use names::Names;
 pub use npy::parse_npy;
 pub use pairs::{Pair, read_pairs};
+pub use qrels::{Judgement, Naming, read_qrels};
+pub use run::RunWriter;
 pub use scalar::Scalar;
+pub use truth::Truth;
 pub use write::VectorWriter;
 
 use std::fmt;
@@ -167,12 +179,14 @@ fn open_source(path: &Path, column: Option<&str>) -> Result<Source> {
         "fvecs" => header::open_vecs(path, Scalar::F32),
         "bvecs" => header::open_vecs(path, Scalar::U8),
         "ivecs" => header::open_vecs(path, Scalar::I32),
+        "memmap" | "bin" => raw::open(path),
         _ if name.ends_with("-ubyte") => header::open_idx(path),
         _ => Err(Error::Unsupported {
             what: format!("the ending of {}", path.display()),
-            remedy: "vectors are read from .npy, .fbin, .u8bin, .i8bin, .fvecs, .bvecs, .ivecs, .parquet, -ubyte and \
-                     -ubyte.gz files"
-                .into(),
+            remedy:
+                "vectors are read from .npy, .fbin, .u8bin, .i8bin, .fvecs, .bvecs, .ivecs, .parquet, .DIM.memmap, \
+                     .DIM.bin, -ubyte and -ubyte.gz files"
+                    .into(),
         }),
     };
     flat.map(Source::Flat)

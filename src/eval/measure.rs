@@ -9,8 +9,8 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use super::quality::{candidate_recall, hit_quality};
-use super::reference::{Quality, Reference};
+use super::quality::{candidate_quality, hit_quality};
+use super::reference::Reference;
 use crate::error::Result;
 use crate::search::{SearchParams, SearchStats, Searcher};
 
@@ -44,7 +44,23 @@ pub struct Setting {
     pub recall_target: f32,
 }
 
-/// What a setting gives. Means are over queries.
+impl Setting {
+    /// What every query asks for.
+    pub fn params(&self, plan: &Plan) -> SearchParams {
+        SearchParams {
+            k: self.k,
+            nprobe: self.nprobe,
+            candidates: self.candidates,
+            recall_target: self.recall_target,
+            exact: plan.exact,
+            geometric: plan.geometric,
+            sparse_weight: self.sparse_weight,
+            deadline: None,
+        }
+    }
+}
+
+/// What a setting gives. Means are over queries; qualities over those for which something is known to be right.
 #[derive(Clone, Debug, Serialize)]
 pub struct Outcome {
     /// Lists scanned (a mean where a target decides).
@@ -61,8 +77,15 @@ pub struct Outcome {
     pub recall: f64,
     /// Mean reciprocal rank in the first k.
     pub mrr: f64,
+    /// Mean reciprocal rank in the first 10 hits (in all of them where k is smaller).
+    pub mrr_at_10: f64,
+    /// Mean recall by depth `d`: the share of the `d` nearest rows (or of the relevant documents) among the first `d` hits,
+    /// for `d` of 10, 50, 100 and 1,000 as far as hits reach, and for all k of them.
+    pub hit_recall: BTreeMap<usize, f64>,
+    /// `mrr_at_10` of the candidates in the order of their code scores; None for exact search.
+    pub candidate_mrr_at_10: Option<f64>,
     /// Mean recall of the candidates before verification, by depth `c`: the share of the `min(k, c)` nearest rows (or of
-    /// the relevant documents) among the first `c` by code score, for `c` of 10, 100 and 1,000 as far as candidates
+    /// the relevant documents) among the first `c` by code score, for `c` of 10, 50, 100 and 1,000 as far as candidates
     /// reach, and for all of them, which bounds `recall`. Empty for exact search.
     pub candidate_recall: BTreeMap<usize, f64>,
     /// Queries a second.
@@ -101,23 +124,14 @@ pub fn measure(
     setting: Setting,
     plan: &Plan,
 ) -> Result<Outcome> {
-    let params = SearchParams {
-        k: setting.k,
-        nprobe: setting.nprobe,
-        candidates: setting.candidates,
-        recall_target: setting.recall_target,
-        exact: plan.exact,
-        geometric: plan.geometric,
-        sparse_weight: setting.sparse_weight,
-        deadline: None,
-    };
+    let params = setting.params(plan);
     let pool = pool(plan.threads)?;
     let answers = pool.install(|| searcher.search_batch(queries, &params))?;
-    let quality = Quality::mean(pool.install(|| hit_quality(searcher, queries, reference, &answers, &params))?);
+    let hits = pool.install(|| hit_quality(searcher, queries, reference, &answers, &params))?;
     // A search with a target chooses its candidates as it goes.
-    let candidate_recall = match plan.exact || setting.recall_target > 0.0 {
-        true => BTreeMap::new(),
-        false => pool.install(|| candidate_recall(searcher, queries, reference, &params))?,
+    let candidates = match plan.exact || setting.recall_target > 0.0 {
+        true => None,
+        false => Some(pool.install(|| candidate_quality(searcher, queries, reference, &params))?),
     };
     let timed = if plan.batch {
         pool.install(|| time_batches(searcher, queries, &params, plan.at_least))?
@@ -132,9 +146,12 @@ pub fn measure(
         k: setting.k,
         sparse_weight: setting.sparse_weight,
         recall_target: setting.recall_target,
-        recall: quality.recall,
-        mrr: quality.reciprocal_rank,
-        candidate_recall,
+        recall: hits.recall[&params.k],
+        mrr: hits.mrr,
+        mrr_at_10: hits.mrr_at_10,
+        hit_recall: hits.recall,
+        candidate_mrr_at_10: candidates.as_ref().map(|candidates| candidates.mrr_at_10),
+        candidate_recall: candidates.map(|candidates| candidates.recall).unwrap_or_default(),
         qps: timed.queries as f64 / timed.wall.as_secs_f64(),
         p50_us: percentile(&timed.latencies, 0.5),
         p99_us: percentile(&timed.latencies, 0.99),

@@ -8,14 +8,44 @@ use crate::error::Result;
 use crate::search::{Hit, Scratch, SearchParams, SearchStats, Searcher};
 use crate::types::Row;
 
-/// Quality of the first k hits of each query (None: nothing is known to be right for it).
+/// Mean quality of many ordered answers, at every depth.
+pub(super) struct ByDepth {
+    /// Recall among the first so many, for each of [`DEPTHS`] as far as answers reach, and for all of an answer.
+    pub(super) recall: BTreeMap<usize, f64>,
+    /// Mean reciprocal rank in all of an answer.
+    pub(super) mrr: f64,
+    /// Mean reciprocal rank among the first 10.
+    pub(super) mrr_at_10: f64,
+}
+
+impl ByDepth {
+    /// The mean over queries; `found` has the quality of each query at each of `depths`.
+    fn mean(depths: &[usize], found: &[Vec<Option<Quality>>]) -> ByDepth {
+        let mean = |at: usize| Quality::mean(found.iter().map(|of_query| of_query[at]));
+        let (first, last) = (mean(0), mean(depths.len() - 1));
+        ByDepth {
+            recall: depths.iter().enumerate().map(|(at, &depth)| (depth, mean(at).recall)).collect(),
+            mrr: last.reciprocal_rank,
+            // The first depth is 10, or all of a shorter answer.
+            mrr_at_10: first.reciprocal_rank,
+        }
+    }
+}
+
+/// Depths at which answers of `all` rows are measured.
+fn depths(all: usize) -> Vec<usize> {
+    DEPTHS.into_iter().filter(|&depth| depth < all).chain([all]).collect()
+}
+
+/// Quality of the first k hits.
 pub(super) fn hit_quality(
     searcher: &Searcher,
     queries: &[f32],
     reference: &Reference,
     answers: &[(Vec<Hit>, SearchStats)],
     params: &SearchParams,
-) -> Result<Vec<Option<Quality>>> {
+) -> Result<ByDepth> {
+    let depths = depths(params.k);
     // A mixed score says nothing beside scores of dense vectors.
     let mixed = matches!(reference, Reference::Neighbours(_)) && params.sparse_weight > 0.0 && !params.exact;
     let quality = |scratch: &mut Scratch, query: usize, vector, hits: &[Hit]| {
@@ -24,23 +54,25 @@ pub(super) fn hit_quality(
             true => Some(dense_hits(searcher, vector, hits.iter().map(|hit| hit.row), scratch)?),
             false => None,
         };
-        Ok(reference.quality(query, rescored.as_deref().unwrap_or(hits), params.k))
+        let hits = rescored.as_deref().unwrap_or(hits);
+        let within = |&depth: &usize| reference.quality(query, &hits[..hits.len().min(depth)], depth);
+        Ok(depths.iter().map(within).collect())
     };
     let of_queries = queries.par_chunks(searcher.dim()).zip(answers).enumerate();
-    of_queries
+    let found: Vec<Vec<Option<Quality>>> = of_queries
         .map_init(|| searcher.scratch(), |scratch, (query, (vector, (hits, _)))| quality(scratch, query, vector, hits))
-        .collect()
+        .collect::<Result<_>>()?;
+    Ok(ByDepth::mean(&depths, &found))
 }
 
-/// Mean recall of the candidates of `params` by depth.
-pub(super) fn candidate_recall(
+/// Quality of the candidates of `params`, in the order of their code scores.
+pub(super) fn candidate_quality(
     searcher: &Searcher,
     queries: &[f32],
     reference: &Reference,
     params: &SearchParams,
-) -> Result<BTreeMap<usize, f64>> {
-    let all = params.candidates_or_default();
-    let depths: Vec<usize> = DEPTHS.into_iter().filter(|&depth| depth < all).chain([all]).collect();
+) -> Result<ByDepth> {
+    let depths = depths(params.candidates_or_default());
     let of_query = |scratch: &mut Scratch, query, vector| -> Result<Vec<Option<Quality>>> {
         let mut candidates = Vec::new();
         searcher.candidates(vector, params, scratch, &mut candidates)?;
@@ -53,8 +85,7 @@ pub(super) fn candidate_recall(
         .enumerate()
         .map_init(|| searcher.scratch(), |scratch, (query, vector)| of_query(scratch, query, vector))
         .collect::<Result<_>>()?;
-    let mean = |at: usize| Quality::mean(found.iter().map(|of_query| of_query[at])).recall;
-    Ok(depths.iter().enumerate().map(|(at, &depth)| (depth, mean(at))).collect())
+    Ok(ByDepth::mean(&depths, &found))
 }
 
 /// Rows as hits with the scores of their dense vectors, in the order in which they come.

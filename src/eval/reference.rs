@@ -5,8 +5,8 @@ use crate::error::{Error, Result};
 use crate::search::{Hit, Scratch, Searcher};
 use crate::types::{Key, Row};
 
-/// Depths at which lists of candidates are measured, as far as they reach.
-pub(super) const DEPTHS: [usize; 3] = [10, 100, 1_000];
+/// Depths at which hits and candidates are measured, as far as they reach.
+pub(super) const DEPTHS: [usize; 4] = [10, 50, 100, 1_000];
 
 /// Right answers for a set of queries.
 #[derive(Debug)]
@@ -77,6 +77,9 @@ impl Reference {
     }
 
     /// From labelled documents: those graded above 0. Documents that the index lacks count as missed.
+    ///
+    /// # Errors
+    /// `Mismatch` for a judgement of a query that there is not; `InvalidParams` where no query has a relevant document.
     pub fn relevance(judgements: &[Judgement], queries: usize, key_of: &dyn Fn(u64) -> Key) -> Result<Reference> {
         let mut relevant = vec![Vec::new(); queries];
         for judgement in judgements.iter().filter(|j| j.grade > 0.0) {
@@ -84,6 +87,10 @@ impl Reference {
             let of_query = found
                 .ok_or_else(|| Error::mismatch("query of a judgement", format!("below {queries}"), judgement.query))?;
             of_query.push(key_of(judgement.document));
+        }
+        if relevant.iter().all(Vec::is_empty) {
+            let reason = format!("none of {queries} queries has a document graded above 0; are they of another set?");
+            return Err(Error::params("qrels", reason));
         }
         Ok(Reference::Relevance(relevant))
     }
@@ -105,6 +112,15 @@ impl Reference {
         match self {
             Reference::Neighbours(scores) => scores[query].last().is_some_and(|least| hit.score >= *least),
             Reference::Nearest(keys) | Reference::Relevance(keys) => keys[query].contains(&hit.key),
+        }
+    }
+
+    /// Number of queries for which something is known to be right; means are over those.
+    pub fn judged(&self) -> usize {
+        match self {
+            Reference::Neighbours(scores) => scores.len(),
+            Reference::Nearest(keys) => keys.len(),
+            Reference::Relevance(relevant) => relevant.iter().filter(|documents| !documents.is_empty()).count(),
         }
     }
 

@@ -96,7 +96,7 @@ fn empty_and_missing_inputs_are_refused() {
     assert_says(disk.build(), "0 rows");
     disk.spec.input = folder.path().join("absent.npy");
     assert_says(disk.build(), "absent.npy");
-    disk.spec.input = folder.path().join("vectors.bin");
+    disk.spec.input = folder.path().join("vectors.dat");
     assert_says(disk.build(), "vectors are read from");
     assert!(!disk.spec.output.exists(), "nothing was begun");
 }

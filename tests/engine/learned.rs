@@ -359,7 +359,9 @@ fn recall_is_measured_through_heads_and_before_verification() {
             let all = measure(searcher, reference, setting(8, 800, 0.0));
             assert_eq!((all.recall, all.candidate_recall[&800]), (1.0, 1.0));
             let some = measure(searcher, reference, setting(3, 120, 0.0));
-            assert_eq!(some.candidate_recall.keys().copied().collect::<Vec<_>>(), [10, 100, 120]);
+            assert_eq!(some.candidate_recall.keys().copied().collect::<Vec<_>>(), [10, 50, 100, 120]);
+            assert_eq!(some.hit_recall.keys().copied().collect::<Vec<_>>(), [10, 20]);
+            assert_eq!((some.hit_recall[&20], all.hit_recall[&10], all.mrr_at_10), (some.recall, 1.0, 1.0));
             let (at_10, at_100, at_all) =
                 (some.candidate_recall[&10], some.candidate_recall[&100], some.candidate_recall[&120]);
             assert!(at_10 > 0.2 && at_10 < 1.0 && at_100 > at_10, "{some:?}");
@@ -372,7 +374,8 @@ fn recall_is_measured_through_heads_and_before_verification() {
         }
     }
     let relevance = Reference::Relevance(vec![vec![u64::MAX]; 20]);
-    assert_eq!(measure(&learned, &relevance, setting(8, 50, 0.0)).candidate_recall[&50], 0.0);
+    let nothing = measure(&learned, &relevance, setting(8, 50, 0.0));
+    assert_eq!((nothing.candidate_recall[&50], nothing.candidate_mrr_at_10), (0.0, Some(0.0)));
 }
 
 #[test]

@@ -28,7 +28,8 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 /// version replaces an old one in the output directory at the very end, in one step: stopped or killed before that,
 /// the old one is still there. The same input, settings and seed make the same bytes on any number of threads.
 ///
-/// Vectors are read from .npy, .fbin, .u8bin, .i8bin, .fvecs, .bvecs, .ivecs, .parquet and IDX images (-ubyte, -ubyte.gz).
+/// Vectors are read from .npy, .fbin, .u8bin, .i8bin, .fvecs, .bvecs, .ivecs, .parquet and IDX images (-ubyte, -ubyte.gz), and
+/// from raw f32 values whose file has their dimension in its name: passages.768.memmap or .bin.
 ///
 /// Examples:
 ///

@@ -1,25 +1,45 @@
 //! `measure-recall`: how good and how fast an index answers.
 
-use bigrain::dataset::{KeyFile, Truth, VectorFile, read_qrels};
+// What --help shows is indented, not fenced.
+#![allow(rustdoc::invalid_rust_codeblocks)]
+
+use bigrain::dataset::{RunWriter, Truth, VectorFile, read_qrels};
 use bigrain::dense::Store;
 use bigrain::error::{Error, Result};
-use bigrain::eval::{self, Machine, Memory, Outcome, Plan, Reference, Setting};
+use bigrain::eval::{self, Memory, Outcome, Plan, Reference, Setting};
 use bigrain::search::{OpenOptions, SearchParams, Searcher};
-use bigrain::types::Key;
 use clap::{ArgGroup, Parser};
-use serde_json::json;
-use std::path::PathBuf;
+use index_tools::frontier::{Table, by_depth, page, report};
+use index_tools::rows::Rows;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 /// Measure recall and speed of an index over a grid of settings.
 ///
-/// Right answers are the nearest rows (--truth, or --exact to compute them from the index's own vectors) or labelled
-/// documents (--qrels). Every combination of -k, --nprobe, --candidates and --sparse-weight is one line of the result.
-/// Beside the recall of hits stands that of the candidates before verification ("of cand."), which bounds it; JSON has it
-/// by depth.
+/// Right answers are the nearest rows (--truth, or --exact to compute them from
+/// the index's own vectors) or labelled documents (--qrels). Every combination of
+/// -k, --nprobe, --candidates and --sparse-weight is one line of the result. Beside
+/// the recall of hits stands that of the candidates before verification ("of
+/// cand."), which bounds it.
+///
+/// With -k above 10 a second table has MRR@10 and the recall at 10, 50, 100, 1,000
+/// and k, of hits and of candidates in the order of their code scores; JSON always
+/// has them. Means are over queries with a relevant document. With --exact, right
+/// answers are the nearest of the stored vectors, so what i8 or f16 records lose is
+/// not seen; give --truth from the original vectors to see it.
+///
+/// Lines of --qrels are `query document grade` or TREC's `query 0 document grade`.
+/// Their ids are row numbers, unless --query-ids and --document-ids name files of
+/// ids, one a line, line i for row i - 1. --run writes the hits of the one setting
+/// given as a TREC run, with the same ids.
+///
+/// Example, MS MARCO's passages:
+///
+///     measure-recall --index index --queries dev.npy --qrels qrels.dev.small.tsv \
+///         --query-ids dev.ids.txt --document-ids docs.ids.txt -k 1000 --run dev.run
 #[derive(Parser)]
-#[command(name = "measure-recall", version, group(ArgGroup::new("reference").required(true).args(["truth", "qrels", "exact"])))]
+#[command(name = "measure-recall", version, verbatim_doc_comment, group(ArgGroup::new("reference").required(true).args(["truth", "qrels", "exact"])))]
 struct Arguments {
     /// The index directory.
     #[arg(long)]
@@ -33,7 +53,7 @@ struct Arguments {
     /// Nearest row numbers of each query, nearest first (.npy or .ivecs).
     #[arg(long)]
     truth: Option<PathBuf>,
-    /// Relevant documents: query row, document row, grade.
+    /// Relevant documents: query, document, grade, or TREC's four columns.
     #[arg(long)]
     qrels: Option<PathBuf>,
     /// Compute the nearest rows by exact search.
@@ -42,6 +62,16 @@ struct Arguments {
     /// The keys that the index was built with, where they are not row numbers (for --truth and --qrels).
     #[arg(long)]
     keys: Option<PathBuf>,
+    /// Ids of the queries in --qrels and --run, one a line [default: row numbers].
+    #[arg(long, value_name = "FILE")]
+    query_ids: Option<PathBuf>,
+    /// Ids of the documents in --qrels and --run, one a line, in the order of the vectors that the index was built from
+    /// [default: row numbers].
+    #[arg(long, value_name = "FILE")]
+    document_ids: Option<PathBuf>,
+    /// Write the hits as a TREC run: query, Q0, document, rank, score, tag. Takes one setting.
+    #[arg(long, value_name = "FILE")]
+    run: Option<PathBuf>,
     /// Use only the first N queries.
     #[arg(long, value_name = "N")]
     limit: Option<u64>,
@@ -107,8 +137,9 @@ fn run(arguments: &Arguments) -> Result<()> {
     let open_ms = begun.elapsed().as_secs_f64() * 1e3;
     let opened = Memory::now();
     searcher.notes().iter().for_each(|note| eprintln!("note: {note}"));
-    let queries = read_queries(arguments, &searcher)?;
-    let reference = reference(arguments, &searcher, &queries)?;
+    let (queries, query_rows) = read_queries(arguments, &searcher)?;
+    let rows = read_rows(arguments, &searcher, query_rows)?;
+    let reference = reference(arguments, &searcher, &queries, query_rows, &rows)?;
     let plan = Plan {
         threads: arguments.threads,
         batch: arguments.batch,
@@ -124,7 +155,13 @@ fn run(arguments: &Arguments) -> Result<()> {
         table.row(&outcome);
         outcomes.push(outcome);
     }
-    let report = report(&searcher, open_ms, opened, &outcomes);
+    if let (Some(path), [setting]) = (&arguments.run, &grid(arguments)[..]) {
+        write_run(path, &searcher, &queries, &setting.params(&plan), &rows)?;
+    }
+    let report = report(&searcher, open_ms, opened, &reference, queries.len() / searcher.dim(), &outcomes);
+    if table.print {
+        print!("{}", second_table(&outcomes));
+    }
     if arguments.json {
         println!("{report:#}");
     }
@@ -132,7 +169,7 @@ fn run(arguments: &Arguments) -> Result<()> {
         std::fs::write(path, format!("{report:#}\n")).map_err(Error::io(path))?;
     }
     if let Some(path) = &arguments.html {
-        std::fs::write(path, page(arguments, &report, &outcomes)).map_err(Error::io(path))?;
+        std::fs::write(path, page(&report, &outcomes)).map_err(Error::io(path))?;
     }
     Ok(())
 }
@@ -147,13 +184,19 @@ fn check(arguments: &Arguments) -> Result<()> {
     for &sparse_weight in &arguments.sparse_weight {
         SearchParams { sparse_weight, ..SearchParams::default() }.check()?;
     }
+    let settings = grid(arguments).len();
+    if arguments.run.is_some() && settings != 1 {
+        let reason = format!("it takes one setting, but there are {settings}; give one -k, --nprobe and so on");
+        return Err(Error::params("run", reason));
+    }
     if !(0.0..1e6).contains(&arguments.seconds) {
         return Err(Error::params("seconds", format!("{} is not between 0 and a million", arguments.seconds)));
     }
     Ok(())
 }
 
-fn read_queries(arguments: &Arguments, searcher: &Searcher) -> Result<Vec<f32>> {
+/// The queries to ask, and how many the file has.
+fn read_queries(arguments: &Arguments, searcher: &Searcher) -> Result<(Vec<f32>, u64)> {
     let mut file = VectorFile::open(&arguments.queries, arguments.column.as_deref())?;
     searcher.index().quantizer().check_dim(file.dim())?;
     let rows = arguments.limit.unwrap_or(u64::MAX).min(file.rows());
@@ -162,18 +205,28 @@ fn read_queries(arguments: &Arguments, searcher: &Searcher) -> Result<Vec<f32>> 
     }
     let mut queries = vec![0f32; rows as usize * file.dim()];
     file.read(0, &mut queries)?;
-    Ok(queries)
+    Ok((queries, file.rows()))
 }
 
-fn reference(arguments: &Arguments, searcher: &Searcher, queries: &[f32]) -> Result<Reference> {
-    let count = queries.len() / searcher.dim();
-    let keys = read_keys(arguments, searcher)?;
-    let key_of = |row: u64| -> Key {
-        match &keys {
-            Some(keys) => keys.get(row as usize).copied().unwrap_or(Key::MAX),
-            None => row,
-        }
+fn read_rows(arguments: &Arguments, searcher: &Searcher, query_rows: u64) -> Result<Rows> {
+    let document_rows = searcher.rows() + searcher.index().manifest().build.skipped_rows;
+    let rows = Rows::new(query_rows, document_rows);
+    let rows = match &arguments.keys {
+        Some(path) => rows.with_keys(path)?,
+        None => rows,
     };
+    rows.with_ids(arguments.query_ids.as_deref(), arguments.document_ids.as_deref())
+}
+
+fn reference(
+    arguments: &Arguments,
+    searcher: &Searcher,
+    queries: &[f32],
+    query_rows: u64,
+    rows: &Rows,
+) -> Result<Reference> {
+    let count = queries.len() / searcher.dim();
+    let key_of = |row: u64| rows.key(row);
     if let Some(path) = &arguments.truth {
         let mut truth = Truth::read(path)?;
         if arguments.limit.is_some() && truth.queries() > count {
@@ -183,18 +236,30 @@ fn reference(arguments: &Arguments, searcher: &Searcher, queries: &[f32]) -> Res
         return Reference::neighbours(searcher, queries, &truth, &arguments.k, &key_of);
     }
     if let Some(path) = &arguments.qrels {
-        return Reference::relevance(&read_qrels(path)?, count, &key_of);
+        let mut judgements = read_qrels(path, rows.naming())?;
+        // Those of queries that are left out, but not those of queries that there are not: they are refused.
+        judgements.retain(|judgement| judgement.query < count as u64 || judgement.query >= query_rows);
+        return Reference::relevance(&judgements, count, &key_of);
     }
     eprintln!("exact search of {count} queries over {} rows ...", searcher.rows());
     eval::exact_scores(searcher, queries, arguments.k.iter().copied().max().unwrap_or(0))
 }
 
-fn read_keys(arguments: &Arguments, searcher: &Searcher) -> Result<Option<Vec<Key>>> {
-    let Some(path) = &arguments.keys else { return Ok(None) };
-    let rows = searcher.rows() + searcher.index().manifest().build.skipped_rows;
-    let mut keys = vec![0; rows as usize];
-    KeyFile::open(path, rows)?.read(&mut keys)?;
-    Ok(Some(keys))
+/// Asks all queries once more and writes the hits.
+fn write_run(path: &Path, searcher: &Searcher, queries: &[f32], params: &SearchParams, rows: &Rows) -> Result<()> {
+    let mut run = RunWriter::create(path, "bigrain")?;
+    for (query, (hits, _)) in (0..).zip(searcher.search_batch(queries, params)?) {
+        run.write(rows.query(query), hits.iter().map(|hit| (rows.document(hit.key), hit.score)))?;
+    }
+    run.finish()
+}
+
+/// The table by depth, with a blank line before it; nothing where it has nothing to add.
+fn second_table(outcomes: &[Outcome]) -> String {
+    match by_depth(outcomes) {
+        table if table.is_empty() => table,
+        table => format!("\n{table}"),
+    }
 }
 
 /// Every combination of the lists, weights fastest; candidates below k are raised to it, so duplicates are dropped.
@@ -228,99 +293,4 @@ fn grid(arguments: &Arguments) -> Vec<Setting> {
         }
     }
     settings
-}
-
-fn report(searcher: &Searcher, open_ms: f64, opened: Memory, outcomes: &[Outcome]) -> serde_json::Value {
-    let manifest = searcher.index().manifest();
-    let disk: u64 = manifest.files.all().map(|f| f.bytes).sum();
-    json!({
-        "index": {
-            "description": format!(
-                "{} lists, {}-bit codes of {} bytes, {} dense", manifest.lists, manifest.code_bits, manifest.code_bytes, manifest.dense
-            ),
-            "version": manifest.id,
-            "rows": manifest.rows,
-            "dim": manifest.dim,
-            "dense_dim": manifest.dense_dim,
-            "heads": manifest.heads,
-            "router": manifest.router,
-            "metric": manifest.metric,
-            "lists": manifest.lists,
-            "code_bits": manifest.code_bits,
-            "code_bytes": manifest.code_bytes,
-            "dense": manifest.dense,
-            "memory_bytes_per_row": searcher.memory_bytes() as f64 / manifest.rows as f64,
-            "disk_bytes_per_row": disk as f64 / manifest.rows as f64,
-            "open_ms": open_ms,
-            "resident_when_opened": opened,
-            "resident_after": Memory::now(),
-        },
-        "machine": Machine::this(),
-        "results": outcomes,
-    })
-}
-
-/// The table for people, a line as soon as it is measured.
-struct Table {
-    print: bool,
-    /// Whether a column for the weight is worth its room.
-    weight: bool,
-}
-
-impl Table {
-    fn header(&self) {
-        let weight = format!("{:>7}", "weight");
-        self.line(
-            &weight,
-            &format!("{:>5} {:>7} {:>10}", "k", "nprobe", "candidates"),
-            &format!(
-                "{:>8} {:>8} {:>8} {:>9} {:>8} {:>8}",
-                "recall", "of cand.", "MRR", "queries/s", "p50 µs", "p99 µs"
-            ),
-            &format!("{:>7} {:>7} {:>7} µs  {:>9} {:>8}", "probe", "scan", "fetch", "rows", "vectors"),
-        );
-    }
-
-    fn row(&self, o: &Outcome) {
-        let of_candidates = o.candidate_recall.last_key_value().map_or(1.0, |(_, &recall)| recall);
-        let (recall, mrr, qps, p50, p99) = (o.recall, o.mrr, o.qps, o.p50_us, o.p99_us);
-        let (probe, scan, fetch) = (o.probe_us, o.scan_us, o.fetch_us);
-        self.line(
-            &format!("{:>7}", o.sparse_weight),
-            &format!("{:>5} {:>7} {:>10}", o.k, o.nprobe, o.candidates),
-            &format!("{recall:>8.4} {of_candidates:>8.4} {mrr:>8.4} {qps:>9.0} {p50:>8.1} {p99:>8.1}"),
-            &format!("{probe:>7.1} {scan:>7.1} {fetch:>7.1}     {:>9.0} {:>8.0}", o.rows_scanned, o.vectors_read),
-        );
-    }
-
-    fn line(&self, weight: &str, setting: &str, quality: &str, work: &str) {
-        if self.print {
-            println!("{setting}{} {quality}   {work}", if self.weight { weight } else { "" });
-        }
-    }
-}
-
-fn page(arguments: &Arguments, report: &serde_json::Value, outcomes: &[Outcome]) -> String {
-    let index = &report["index"];
-    let machine = &report["machine"];
-    let lines = [
-        format!(
-            "{} rows of {} dimensions, {}; {}. {:.1} bytes a row in memory, {:.0} on disk.",
-            index["rows"],
-            index["dim"],
-            index["metric"].as_str().unwrap_or_default(),
-            index["description"].as_str().unwrap_or_default(),
-            index["memory_bytes_per_row"].as_f64().unwrap_or_default(),
-            index["disk_bytes_per_row"].as_f64().unwrap_or_default(),
-        ),
-        format!(
-            "{} threads on {} ({} cores, {}); dense vectors by {}.",
-            arguments.threads,
-            machine["cpu"].as_str().unwrap_or_default(),
-            machine["cores"],
-            machine["simd"].as_str().unwrap_or_default(),
-            arguments.store
-        ),
-    ];
-    eval::frontier_page("Recall and speed", &lines, outcomes)
 }

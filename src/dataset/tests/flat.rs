@@ -1,4 +1,4 @@
-//! The bin, vecs and npy formats: bytes made by hand, so that reader and writer are not each other's only witness.
+//! The bin, vecs, npy and raw formats: bytes made by hand, so that reader and writer are not each other's only witness.
 
 use half::f16;
 
@@ -165,4 +165,20 @@ fn a_file_that_shrinks_while_it_is_read_is_named() {
     let mut file = open(&path).unwrap();
     fs::write(&path, b"short").unwrap();
     refused(file.read(4, &mut [0.0; 2]), &["row 4", "shorter"]);
+}
+
+#[test]
+fn raw_values_are_read_by_the_dimension_in_the_name() {
+    let folder = folder();
+    let bytes: Vec<u8> = matrix(8, 3).iter().flat_map(|v| v.to_le_bytes()).collect();
+    check_access(&write(&folder, "docs.3.memmap", &bytes), &matrix(8, 3), 3);
+    check_access(&write(&folder, "v1.0.12.BIN", &bytes), &matrix(2, 12), 12);
+    for name in ["docs.memmap", "docs.x.memmap", "docs.0.bin", "3.memmap", "docs.-3.bin"] {
+        refused(open(&write(&folder, name, &bytes)), &[name, "unknown dimension", "ln -s", "768"]);
+    }
+    refused(open(&write(&folder, "a.5.memmap", &bytes)), &["96 bytes", "rows of 5 x 4 bytes"]);
+    let headed = write(&folder, "a.3.bin", &bin(&matrix(8, 3), 3));
+    refused(open(&headed), &["104 bytes", "with a header", ".fbin"]);
+    refused(open(&write(&folder, "b.3.bin", b"")), &["nothing to read"]);
+    refused(open(&write(&folder, "c.18446744073709551615.bin", &bytes)), &["18446744073709551615 x 4"]);
 }

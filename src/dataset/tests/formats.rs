@@ -159,7 +159,7 @@ proptest! {
             let path = write(&folder, name, &bytes);
             let _ = FieldFile::open(&path, 1).map(|mut file| file.read(&mut String::new()));
             let _ = KeyFile::open(&path, 1).map(|mut file| file.read(&mut [0]));
-            let _ = read_qrels(&path);
+            let _ = read_qrels(&path, Naming::default());
             let _ = Truth::read(&path);
         }
     }

@@ -1,4 +1,4 @@
-//! Judgements, keys and records.
+//! Judgements, ids, runs, keys and records.
 
 use super::*;
 
@@ -39,19 +39,80 @@ fn wrong_truth_is_refused() {
     refused(Truth::read(&write(&folder, "a.tsv", b"1")), &["a.tsv", ".ivecs"]);
 }
 
+/// Judgements as tuples, of a file without ids.
+fn judged(path: &Path) -> Result<Vec<(u64, u64, f32)>> {
+    Ok(read_qrels(path, Naming::default())?.iter().map(|j| (j.query, j.document, j.grade)).collect())
+}
+
 #[test]
 fn judgements_read_in_both_forms() {
     let folder = folder();
-    let path = write(&folder, "q.tsv", b"0\t12\t2\n\n1\t5\t0.5\r\n2 Q0 7 -1");
-    let found: Vec<_> = read_qrels(&path).unwrap().iter().map(|j| (j.query, j.document, j.grade)).collect();
-    assert_eq!(found, [(0, 12, 2.0), (1, 5, 0.5), (2, 7, -1.0)]);
-    for (line, part) in [("0\t12", "0\\t12"), ("q1\t1\t1", "q1"), ("0\t-1\t1", "-1"), ("0\t1\tNaN", "NaN")] {
-        let path = write(&folder, "bad.tsv", format!("0\t1\t1\n{line}\n").as_bytes());
-        refused(read_qrels(&path), &["line 2", part, "TREC"]);
+    let path = write(&folder, "q.tsv", b"0\t12\t2\n\n1\t5\t0.5\r\n2 Q0 7 -1\n2\t0\t12\t1");
+    assert_eq!(judged(&path).unwrap(), [(0, 12, 2.0), (1, 5, 0.5), (2, 7, -1.0), (2, 12, 1.0)]);
+    for (line, parts) in [
+        ("0\t12", ["0\\t12", "2 columns", "TREC"]),
+        ("0\t0\t12\t1\tx", ["x", "5 columns", "TREC"]),
+        ("q1\t1\t1", ["query \"q1\"", "not a row number", "--query-ids"]),
+        ("0\t-1\t1", ["document \"-1\"", "not a row number", "--document-ids"]),
+        ("0\t2\tNaN", ["grade", "NaN", "finite"]),
+        ("0\t0\t1\t2", ["line 1 again", "0\\t0\\t1\\t2", "keep one"]),
+    ] {
+        let path = write(&folder, "bad.tsv", format!("0\t1\t1\n\n{line}\n").as_bytes());
+        refused(judged(&path), &["bad.tsv: line 3"]);
+        refused(judged(&path), &parts);
     }
-    refused(read_qrels(&write(&folder, "empty.tsv", b"\n")), &["no judgements"]);
-    refused(read_qrels(&write(&folder, "binary.tsv", &[0; 9999])), &["line 1", "longer than"]);
-    refused(read_qrels(&write(&folder, "latin.tsv", b"0\t1\t1\n\xe9")), &["line 2", "UTF-8"]);
+    refused(judged(&write(&folder, "empty.tsv", b"\n")), &["no judgements"]);
+    refused(judged(&write(&folder, "binary.tsv", &[0; 9999])), &["line 1", "longer than"]);
+    refused(judged(&write(&folder, "latin.tsv", b"0\t1\t1\n\xe9")), &["line 2", "UTF-8"]);
+}
+
+#[test]
+fn ids_lead_to_rows_and_back() {
+    let folder = folder();
+    let path = write(&folder, "ids.txt", "\u{feff}1185869\r\nD-2\n 7 \nq\u{e9}\n0".as_bytes());
+    let names = Names::read(&path, 5).unwrap();
+    for (row, name) in (0..).zip(["1185869", "D-2", "7", "q\u{e9}", "0"]) {
+        assert_eq!((names.row(name), names.name(row)), (Some(row), Some(name)));
+    }
+    assert_eq!((names.row("1"), names.row(""), names.row("zzz"), names.name(5)), (None, None, None, None));
+    refused(Names::read(&path, 6), &["ids.txt: line 6", "5 lines for 6 vectors"]);
+    let bad = |text: &str| Names::read(&write(&folder, "bad.txt", text.as_bytes()), 4);
+    refused(bad("a\nb\na\nb\n"), &["bad.txt: line 3", "\"a\" is on line 1 too", "of its own"]);
+    refused(bad("a\n\nb\nc\n"), &["line 2", "\"\" is not an id"]);
+    refused(bad("a\nb c\nd\ne\n"), &["line 2", "\"b c\" is not an id", "without blanks"]);
+    refused(bad(&format!("a\n{}\nb\nc\n", "x".repeat(300))), &["line 2", "longer than"]);
+}
+
+#[test]
+fn judgements_are_read_by_id() {
+    let folder = folder();
+    let queries = Names::read(&write(&folder, "queries.txt", b"q5\n3\n"), 2).unwrap();
+    let documents = Names::read(&write(&folder, "documents.txt", b"d0\nd1\n0\n"), 3).unwrap();
+    let both = Naming { queries: Some(&queries), documents: Some(&documents) };
+    let path = write(&folder, "a.qrels", b"3 0 0 1\nq5 0 d1 2\n");
+    let found: Vec<_> = read_qrels(&path, both).unwrap().iter().map(|j| (j.query, j.document)).collect();
+    // The query 3 and the document 0 are ids here, not rows.
+    assert_eq!(found, [(1, 2), (0, 1)]);
+    let one = Naming { queries: Some(&queries), documents: None };
+    let path = write(&folder, "b.qrels", b"q5 1 1\nq9 1 1\n");
+    refused(read_qrels(&path, one), &["b.qrels: line 2", "query \"q9\" is not in", "queries.txt", "take the line out"]);
+    let path = write(&folder, "c.qrels", b"q5 d7 1\n");
+    refused(read_qrels(&path, both), &["c.qrels: line 1", "document \"d7\" is not in", "documents.txt"]);
+}
+
+#[test]
+fn runs_are_written_as_trec_reads_them() {
+    let folder = folder();
+    let path = folder.path().join("a.run");
+    let mut run = RunWriter::create(&path, "bigrain").unwrap();
+    run.write("q1", [("d7", 0.1f32), ("d3", -2.0)]).unwrap();
+    run.write(2, [] as [(u64, f32); 0]).unwrap();
+    run.write(3, [(9, 1.0f32 / 3.0)]).unwrap();
+    run.finish().unwrap();
+    let text = fs::read_to_string(&path).unwrap();
+    assert_eq!(text, "q1 Q0 d7 1 0.1 bigrain\nq1 Q0 d3 2 -2 bigrain\n3 Q0 9 1 0.33333334 bigrain\n");
+    refused(RunWriter::create(&path, "two words"), &["tag", "two words"]);
+    refused(RunWriter::create(&folder.path().join("no/such.run"), "x"), &["such.run"]);
 }
 
 #[test]

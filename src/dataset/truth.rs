@@ -1,9 +1,8 @@
-//! What the right answers are: nearest rows (truth) and graded documents (qrels). Both are small and read whole.
+//! What the right answers are: the nearest rows of each query. They are few and read whole.
 
 use std::path::Path;
 
 use super::flat::FlatFile;
-use super::lines::Lines;
 use super::scalar::Scalar;
 use super::{header, npy};
 use crate::error::{Error, Result};
@@ -89,51 +88,4 @@ fn open_integers(path: &Path) -> Result<FlatFile> {
             Err(Error::input(path, "header", reason))
         }
     }
-}
-
-/// One line of a qrels file: how relevant a document is to a query.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Judgement {
-    /// Row of the query in the file of queries.
-    pub query: u64,
-    /// Row of the document in the file of vectors.
-    pub document: u64,
-    /// Larger is more relevant; 0 or less is not.
-    pub grade: f32,
-}
-
-/// Reads `query row, document row, grade` or TREC's `query, 0, document, grade`, separated by tabs or blanks.
-///
-/// # Errors
-/// `Io`; `InvalidInput` naming the line; an empty file is one.
-pub fn read_qrels(path: &Path) -> Result<Vec<Judgement>> {
-    let mut lines = Lines::open(path, 4096)?;
-    let mut judgements = Vec::new();
-    while let Some(text) = lines.next_line()? {
-        if text.trim().is_empty() {
-            continue;
-        }
-        let judgement = parse_judgement(text).ok_or_else(|| {
-            format!("{text:?} is not `query row <tab> document row <tab> grade`, nor TREC's `query 0 document grade`")
-        });
-        match judgement {
-            Ok(judgement) => judgements.push(judgement),
-            Err(reason) => return Err(lines.error(reason)),
-        }
-    }
-    if judgements.is_empty() {
-        return Err(lines.error("the file has no judgements"));
-    }
-    Ok(judgements)
-}
-
-fn parse_judgement(text: &str) -> Option<Judgement> {
-    let words: Vec<&str> = text.split_whitespace().collect();
-    let (query, document, grade) = match words[..] {
-        [query, document, grade] | [query, _, document, grade] => (query, document, grade),
-        _ => return None,
-    };
-    let grade: f32 = grade.parse().ok()?;
-    grade.is_finite().then_some(())?;
-    Some(Judgement { query: query.parse().ok()?, document: document.parse().ok()?, grade })
 }
