@@ -14,7 +14,8 @@ use crate::index::{MANIFEST, Manifest};
 use crate::vfs::Vfs;
 
 const WORK: &str = ".build";
-const NEW_MANIFEST: &str = "manifest.json.new";
+/// As [`crate::vfs::replace_file`] names what it writes.
+const NEW_MANIFEST: &str = "manifest.json.writing";
 const LOCK: &str = ".lock";
 
 /// A version in the making.

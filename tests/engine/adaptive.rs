@@ -11,18 +11,18 @@ use bigrain::types::Metric;
 use crate::common::{Data, OnDisk, recall, scores, search, write_vectors};
 
 const DIM: usize = 24;
-const ROWS: usize = 12_000;
+const ROWS: usize = 6_000;
 
-/// An index of clustered rows, calibrated with 600 queries; and 200 other queries.
+/// An index of clustered rows, calibrated with 300 queries; and 200 other queries.
 fn calibrated(metric: Metric, code_bits: CodeBits) -> (OnDisk, Searcher, Data) {
     let shape = Clustered { rows: ROWS as u64, dim: DIM, clusters: 60, spread: 0.7, seed: 5 };
     let generator = shape.generator().unwrap();
-    let mut data = Data { dim: DIM, rows: vec![0.0; ROWS * DIM], queries: vec![0.0; 800 * DIM] };
+    let mut data = Data { dim: DIM, rows: vec![0.0; ROWS * DIM], queries: vec![0.0; 500 * DIM] };
     generator.fill(Draw::Rows, 0, &mut data.rows);
     generator.fill(Draw::Queries, 0, &mut data.queries);
-    let others = data.queries.split_off(600 * DIM);
+    let others = data.queries.split_off(300 * DIM);
     let mut disk = OnDisk::new(&data);
-    disk.spec = BuildSpec { metric, lists: Some(96), code_bits, code_bytes: Some(12), ..disk.spec };
+    disk.spec = BuildSpec { metric, lists: Some(64), code_bits, code_bytes: Some(12), ..disk.spec };
     disk.build().unwrap();
     let path = write_vectors(disk.folder.path(), "queries.npy", DIM, &data.queries);
     let tables = calibrate_index(&disk.spec.output, &path, 1, &Silent).unwrap();
@@ -52,12 +52,9 @@ fn target(k: usize, recall_target: f32) -> SearchParams {
 
 #[test]
 fn targets_are_met_on_other_queries_and_more_recall_costs_more() {
-    for (metric, bits) in [
-        (Metric::Cosine, CodeBits::Eight),
-        (Metric::L2, CodeBits::Four),
-        (Metric::L2, CodeBits::Eight),
-        (Metric::Ip, CodeBits::Eight),
-    ] {
+    for (metric, bits) in
+        [(Metric::Cosine, CodeBits::Eight), (Metric::L2, CodeBits::Four), (Metric::Ip, CodeBits::Eight)]
+    {
         let (_disk, searcher, data) = calibrated(metric, bits);
         let mut before = (0, 0);
         for aim in [0.8, 0.9, 0.95] {
@@ -79,7 +76,7 @@ fn a_target_scans_and_reads_less_than_fixed_numbers_that_find_as_much() {
     let (_disk, searcher, data) = calibrated(Metric::L2, CodeBits::Eight);
     let (found, cost) = measured(&searcher, &data, &target(10, 0.95));
     let fixed = |nprobe, candidates| SearchParams { k: 10, nprobe, candidates, ..SearchParams::default() };
-    let nprobe = (1..=96).find(|&n| measured(&searcher, &data, &fixed(n, 400)).0 >= found).unwrap();
+    let nprobe = (1..=64).find(|&n| measured(&searcher, &data, &fixed(n, 400)).0 >= found).unwrap();
     let candidates = (10..400).step_by(10).find(|&c| measured(&searcher, &data, &fixed(nprobe, c)).0 >= found);
     let (_, of_fixed) = measured(&searcher, &data, &fixed(nprobe, candidates.unwrap_or(400)));
     assert!(cost.rows_scanned < of_fixed.rows_scanned, "{cost:?} {of_fixed:?}");
