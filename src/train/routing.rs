@@ -40,7 +40,7 @@ pub struct RouterTraining {
 
 impl Default for RouterTraining {
     fn default() -> Self {
-        RouterTraining { epochs: 20, batch: 512, temperature: 0.05, rate: 0.03, patience: 3, seed: 1 }
+        RouterTraining { epochs: 20, batch: 512, temperature: 0.02, rate: 0.03, patience: 3, seed: 1 }
     }
 }
 
