@@ -59,7 +59,8 @@ fn targets_are_met_on_other_queries_and_more_recall_costs_more() {
         let mut before = (0, 0);
         for aim in [0.8, 0.9, 0.95] {
             let (found, cost) = measured(&searcher, &data, &target(10, aim));
-            assert!((f64::from(aim) - 0.03..f64::from(aim) + 0.06).contains(&found), "{metric} {aim}: {found}");
+            // 150 queries chose: a standard error of about .015, and as much for those that are measured.
+            assert!((f64::from(aim) - 0.06..f64::from(aim) + 0.06).contains(&found), "{metric} {aim}: {found}");
             assert!(
                 cost.rounds <= 2 && (cost.rows_scanned, u64::from(cost.vectors_read)) > before,
                 "{metric}: {cost:?}"
@@ -67,7 +68,7 @@ fn targets_are_met_on_other_queries_and_more_recall_costs_more() {
             before = (cost.rows_scanned, cost.vectors_read.into());
         }
         let (found, _) = measured(&searcher, &data, &target(100, 0.9));
-        assert!(found > 0.87, "{metric}: {found}");
+        assert!(found > 0.84, "{metric}: {found}");
     }
 }
 
