@@ -3,7 +3,7 @@
 //! What is looked for are the numbers of [`crate::index::Calibration`]: two weights, and two efforts for each recall. Half of the
 //! queries choose them, the other half checks.
 //! 1. **Exact answers** of all queries, by matrix products ([`crate::eval::exact_scores`]).
-//! 2. **A wide search** of each choosing query ([`wide`]): ranks and gaps of the lists and candidates that hold its true hits. The
+//! 2. **A wide search** of each choosing query (`wide.rs`): ranks and gaps of the lists and candidates that hold its true hits. The
 //!    weights are those with which prefixes that hold most of the true hits are shortest.
 //! 3. **Quantiles** of the efforts that true hits ask for are worth trying. Every pair is run as a real search, since lists that
 //!    are left out change which candidates there are; for each recall the cheapest pair that reaches it is taken, and its

@@ -7,12 +7,12 @@
 //! ln(1 + rank) + weight * gap <= effort
 //! ```
 //! where `gap` says how much less promising one is than the best list, or than the kth best candidate by codes. Both parts grow,
-//! so what is taken is a prefix. Either part alone is no better than a fixed number; together they scanned 15 % (recall .90) to
-//! 25 % (.99) fewer rows on Fashion-MNIST, 20 % on GloVe, as much as a boosted forest over ten features of list and
-//! query. Weights and efforts come from [`crate::calibrate`].
+//! so what is taken is a prefix. Either part alone is no better than a fixed number; together they scan 10 % (recall .90) to
+//! 22 % (.99) fewer rows on Fashion-MNIST, 20 % on GloVe, as few as boosted trees over ten features of list and query do.
+//! Weights and efforts come from [`crate::calibrate`].
 //!
 //! Tried and left out: a threshold on the gap to the kth best *score so far* (worse than a fixed nprobe); reading in two rounds, the
-//! second one with a bound from exact scores (6 to 8 % fewer vectors, for a second wait on the device).
+//! second one with a bound from exact scores (2 to 7 % fewer vectors, for a second wait on the device).
 
 use std::time::Instant;
 

@@ -20,7 +20,7 @@
 //! A thread keeps a [`Scratch`]; once it is warm, a query allocates nothing and starts no thread.
 //!
 //! Where a query names a `recall_target` in place of `nprobe` and `candidates`, its own scores decide how many lists it scans
-//! and how many vectors it reads ([`adaptive`]).
+//! and how many vectors it reads (`adaptive.rs`).
 //!
 //! # Deadlines
 //! A query may carry a deadline. It is looked at between lists and between batches of vectors; what was found by then is
