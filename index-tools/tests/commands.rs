@@ -56,6 +56,38 @@ fn a_build_reports_for_people_and_for_machines() {
     assert_eq!((&checked["ok"], &checked["id"]), (&true.into(), &report["id"]));
 }
 
+#[test]
+fn sample_queries_calibrate_a_build_and_a_wrong_file_stops_it_at_once() {
+    let folder = folder();
+    let dir = folder.path();
+    let write = |name: &str, dim: usize, rows: usize| {
+        let mut writer = VectorWriter::create(&dir.join(name), Scalar::F32, dim).unwrap();
+        writer.write(&(0..dim * rows).map(|i| ((i * 29) % 97) as f32 - 48.0).collect::<Vec<_>>()).unwrap();
+        writer.finish().unwrap();
+    };
+    write("queries.npy", 8, 60);
+    write("narrow.npy", 5, 60);
+    write("few.npy", 8, 3);
+    for (queries, said) in [("narrow.npy", "dimension"), ("few.npy", "too few"), ("none.npy", "none.npy")] {
+        assert_ends(&build(dir, &["--queries", queries]).output().unwrap(), 1, said);
+        assert!(!dir.join("index").exists());
+    }
+    let report = json(&build(dir, &["--json", "--lists", "4", "--queries", "queries.npy"]).output().unwrap());
+    assert_eq!(report["calibration"][0]["k"], 10);
+    assert!(report["calibration"][0]["efforts"].as_array().unwrap().len() > 1);
+    let text = build(dir, &["--lists", "4", "--queries", "queries.npy"]).output().unwrap();
+    assert!(String::from_utf8(text.stdout).unwrap().contains("calibrated for k"));
+    let arguments = "--index index --queries queries.npy --exact -k 10 --recall-target 0.75 --seconds 0 --json";
+    let measured = Command::new(env!("CARGO_BIN_EXE_measure-recall"))
+        .current_dir(dir)
+        .args(arguments.split(' '))
+        .output()
+        .unwrap();
+    let result = &json(&measured)["results"][0];
+    assert_eq!(result["recall_target"], 0.75);
+    assert!(result["recall"].as_f64().unwrap() > 0.6 && result["rounds"] == 1.0, "{result}");
+}
+
 /// The folder of the only version of the index.
 fn version(dir: &Path) -> PathBuf {
     std::fs::read_dir(dir.join("index")).unwrap().map(|e| e.unwrap().path()).find(|path| path.is_dir()).unwrap()

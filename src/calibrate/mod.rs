@@ -48,17 +48,33 @@ const LIST_COST: f64 = 25.0;
 const BYTE_COST: f64 = 0.06;
 const VECTOR_COST: f64 = 300.0;
 
+/// Opens a file of sample queries of `dim` values: to be asked before a long build, too.
+///
+/// # Errors
+/// What opening gives; `Mismatch` for queries of another dimension, `InvalidParams` for too few of them.
+pub fn open_queries(path: &Path, dim: usize) -> Result<VectorFile> {
+    let file = VectorFile::open(path, None)?;
+    if file.dim() != dim {
+        return Err(Error::mismatch(format!("dimension of the queries in {}", path.display()), dim, file.dim()));
+    }
+    enough(file.rows() as usize)?;
+    Ok(file)
+}
+
+fn enough(queries: usize) -> Result<()> {
+    if queries >= FEWEST_QUERIES {
+        return Ok(());
+    }
+    Err(Error::params("queries", format!("{queries} are too few to calibrate with; give {FEWEST_QUERIES} or more")))
+}
+
 /// Calibrates the index in `dir` with queries from a file and writes the result into its manifest.
 ///
 /// # Errors
 /// What reading gives; `Mismatch` for queries of another dimension, `InvalidParams` for too few of them.
 pub fn calibrate_index(dir: &Path, queries: &Path, seed: u64, watch: &dyn Watch) -> Result<Vec<Calibration>> {
     let searcher = Searcher::open(dir, &OpenOptions::default())?;
-    let mut file = VectorFile::open(queries, None)?;
-    if file.dim() != searcher.dim() {
-        let what = format!("dimension of the queries in {}", queries.display());
-        return Err(Error::mismatch(what, searcher.dim(), file.dim()));
-    }
+    let mut file = open_queries(queries, searcher.dim())?;
     let rows = sample_rows(file.rows(), MOST_QUERIES, seed);
     let mut sample = vec![0f32; rows.len() * file.dim()];
     // Every other one chooses, the rest checks: files may be sorted.
@@ -80,9 +96,7 @@ pub fn calibrate_index(dir: &Path, queries: &Path, seed: u64, watch: &dyn Watch)
 /// As those of a search; `InvalidParams` for too few queries.
 pub fn calibrate(searcher: &Searcher, queries: &[f32], watch: &dyn Watch) -> Result<Vec<Calibration>> {
     let count = queries.len() / searcher.dim();
-    if count < FEWEST_QUERIES {
-        return Err(Error::params("queries", format!("{count} are too few to calibrate with; give {FEWEST_QUERIES}")));
-    }
+    enough(count)?;
     let ks: Vec<usize> = KS.into_iter().filter(|&k| k as u64 <= searcher.rows()).collect();
     watch.begin("calibrate", (1 + ks.len() * (1 + SHARES.len() * SHARES.len())) as u64);
     let truth = exact_scores(searcher, queries, ks.iter().copied().max().unwrap_or(0))?;

@@ -7,7 +7,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use bigrain::build::{BuildReport, BuildSpec, Plan, build, plan};
-use bigrain::calibrate::calibrate_index;
+use bigrain::calibrate::{calibrate_index, open_queries};
+use bigrain::dataset::VectorFile;
 use bigrain::error::Result;
 use bigrain::index::Calibration;
 use clap::Parser;
@@ -95,6 +96,10 @@ fn run(arguments: Arguments) -> Result<(), Failure> {
         let plan = plan(&spec)?;
         show(arguments.json, &plan, |plan| describe_plan(plan, &spec));
     } else {
+        if let Some(queries) = &arguments.queries {
+            // A wrong file should not be found out after a long build.
+            open_queries(queries, VectorFile::open(&spec.input, spec.column.as_deref())?.dim())?;
+        }
         let progress = Progress::start("build-index", "rows", &spec.output)?;
         let report = build(&spec, &progress)?;
         let calibration = match &arguments.queries {
