@@ -116,11 +116,12 @@ fn for_hits(choosing: &Queries<'_>, checking: &Queries<'_>, watch: &dyn Watch) -
     let Queries { searcher, k, .. } = *choosing;
     let wide = wide(searcher, choosing.vectors, &choosing.truth, k)?;
     watch.advance(1);
-    let prefix = |weight, most| Prefix { weight, effort: 0.0, often: most, most };
+    let prefix = |weight, most| Prefix { weight, effort: 0.0, most };
     let (lists, candidates) =
         (searcher.index().manifest().lists, (MOST_CANDIDATES.max(10 * k)).min(searcher.rows() as usize));
     let goal = Goal {
         lists: prefix(wide.lists.best_weight(), lists),
+        often_lists: lists,
         candidates: prefix(wide.candidates.best_weight(), candidates),
     };
     let asked = Asked {
@@ -182,7 +183,7 @@ impl Queries<'_> {
         let params = SearchParams { k: self.k, ..SearchParams::default() };
         let one = |scratch: &mut (_, Vec<Hit>), (i, query): (usize, &[f32])| -> Result<(f64, SearchStats)> {
             let (scratch, hits) = scratch;
-            let stats = self.searcher.search_with(goal, query, &params, scratch, hits)?;
+            let stats = self.searcher.search_with(Some(goal), query, &params, scratch, hits)?;
             let recall = self.truth.quality(i, hits, self.k).map_or(1.0, |quality| quality.recall);
             Ok((recall, stats))
         };
@@ -231,6 +232,7 @@ fn grid(choosing: &Queries<'_>, asked: &Asked, goal: Goal, watch: &dyn Watch) ->
             let goal = Goal {
                 lists: Prefix { effort: quantile(&asked.lists, of_lists), ..goal.lists },
                 candidates: Prefix { effort: quantile(&asked.candidates, of_candidates), ..goal.candidates },
+                ..goal
             };
             let outcome = choosing.run(&goal)?;
             tried.push(Tried { goal, cost: choosing.cost(&outcome), outcome });
@@ -262,20 +264,17 @@ fn effort(choosing: &Queries<'_>, checking: &Queries<'_>, goal: Goal) -> Result<
     let used = |each: &[u32], share: f64| each[((each.len() - 1) as f64 * share) as usize] as usize;
     // Others may want more than the most that these wanted.
     let more = |most: usize, prefix: &Prefix| (most * 5 / 4 + 4).min(prefix.most);
-    let lists = Prefix {
-        often: more(used(&unbounded.each_lists, OFTEN), &goal.lists),
-        most: more(used(&unbounded.each_lists, 1.0), &goal.lists),
-        ..goal.lists
-    };
+    let lists = Prefix { most: more(used(&unbounded.each_lists, 1.0), &goal.lists), ..goal.lists };
+    let often_lists = more(used(&unbounded.each_lists, OFTEN), &goal.lists);
     let most = more(used(&unbounded.each_vectors, 1.0), &goal.candidates);
-    let goal = Goal { lists, candidates: Prefix { often: most, most, ..goal.candidates } };
+    let goal = Goal { lists, often_lists, candidates: Prefix { most, ..goal.candidates } };
     let (chosen, checked) = (choosing.run(&goal)?, checking.run(&goal)?);
     Ok(Effort {
         recall: chosen.recall as f32,
         held_out: checked.recall as f32,
         list_effort: lists.effort,
         candidate_effort: goal.candidates.effort,
-        often_lists: lists.often,
+        often_lists,
         most_lists: lists.most,
         most_candidates: most,
         lists: checked.lists as f32,

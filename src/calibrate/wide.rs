@@ -108,7 +108,7 @@ impl Sequences {
 
     /// The efforts of the true hits, ascending: each would be taken with its own.
     pub(super) fn efforts(&self, weight: f32) -> Vec<f32> {
-        let prefix = Prefix { weight, effort: 0.0, often: 0, most: 0 };
+        let prefix = Prefix { weight, effort: 0.0, most: 0 };
         let of_query = |steps: &Vec<Step>| -> Vec<f32> {
             let hits = steps.iter().enumerate().filter(|(_, step)| step.hits > 0);
             hits.flat_map(|(rank, step)| (0..step.hits).map(move |_| prefix.value(rank, step.gap))).collect()
@@ -121,7 +121,7 @@ impl Sequences {
     /// What prefixes cost that hold a share of the true hits, mean over queries.
     fn cost(&self, weight: f32, share: f64) -> f64 {
         let effort = quantile(&self.efforts(weight), share);
-        let prefix = Prefix { weight, effort, often: usize::MAX, most: usize::MAX };
+        let prefix = Prefix { weight, effort, most: usize::MAX };
         let of_query = |steps: &Vec<Step>| -> f64 {
             let taken = prefix.length(steps.iter().map(|step| step.gap));
             steps.iter().take(taken).map(|step| f64::from(step.cost)).sum()

@@ -57,8 +57,6 @@ pub struct Prefix {
     pub weight: f32,
     /// See the module.
     pub effort: f32,
-    /// As many suffice for most queries.
-    pub often: usize,
     /// Never more.
     pub most: usize,
 }
@@ -68,6 +66,8 @@ pub struct Prefix {
 pub struct Goal {
     /// Which lists are scanned.
     pub lists: Prefix,
+    /// As many lists suffice for most queries.
+    pub often_lists: usize,
     /// Which candidates are read.
     pub candidates: Prefix,
 }
@@ -122,13 +122,12 @@ impl Calibration {
             lists: Prefix {
                 weight: self.list_weight,
                 effort: between(low.list_effort, high.list_effort),
-                often: high.often_lists,
                 most: high.most_lists,
             },
+            often_lists: high.often_lists,
             candidates: Prefix {
                 weight: self.candidate_weight,
                 effort: between(low.candidate_effort, high.candidate_effort),
-                often: high.most_candidates,
                 most: high.most_candidates,
             },
         })
@@ -190,7 +189,7 @@ mod tests {
 
     #[test]
     fn a_prefix_ends_where_rank_and_gap_together_pass_the_effort() {
-        let prefix = Prefix { weight: 2.0, effort: 2.0, often: 4, most: 6 };
+        let prefix = Prefix { weight: 2.0, effort: 2.0, most: 6 };
         // ln 1, ln 2 + .2, ln 3 + .4, ln 4 + 1.0
         assert_eq!(prefix.length([0.0, 0.1, 0.2, 0.5, 0.6].into_iter()), 3);
         assert_eq!(prefix.length([9.0, 9.0].into_iter()), 1);

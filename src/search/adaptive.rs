@@ -17,9 +17,9 @@
 use std::time::Instant;
 
 use super::params::{Asked, Hit, Scratch, SearchParams, SearchStats, Work};
-use super::{Searcher, elapsed_ns, rank};
+use super::{Searcher, elapsed_ns};
 use crate::error::Result;
-use crate::index::{Goal, Prefix};
+use crate::index::Goal;
 use crate::linalg::norm2;
 use crate::topk::split_key;
 use crate::types::Metric;
@@ -54,24 +54,7 @@ impl Searcher {
         }
     }
 
-    /// [`Searcher::search`] for `goal`, whatever `params` say of lists and candidates.
-    pub(crate) fn search_with(
-        &self,
-        goal: &Goal,
-        query: &[f32],
-        params: &SearchParams,
-        scratch: &mut Scratch,
-        hits: &mut Vec<Hit>,
-    ) -> Result<SearchStats> {
-        hits.clear();
-        let mut stats = SearchStats { fraction: 1.0, ..SearchStats::default() };
-        self.prepare(query, &mut scratch.asked)?;
-        self.search_for(goal, params, scratch, hits, &mut stats)?;
-        rank(params.k, hits, &mut stats);
-        Ok(stats)
-    }
-
-    /// A search for `goal`; the query is prepared.
+    /// A search for `goal`, whatever `params` say of lists and candidates; the query is prepared.
     pub(super) fn search_for(
         &self,
         goal: &Goal,
@@ -98,9 +81,8 @@ impl Searcher {
         work: &mut Work,
         stats: &mut SearchStats,
     ) -> Result<()> {
-        let Prefix { often, most, .. } = goal.lists;
         let mut spent = 0;
-        for nprobe in [often, most] {
+        for nprobe in [goal.often_lists, goal.lists.most] {
             self.probe(&SearchParams { nprobe, ..params.clone() }, asked, work, stats)?;
             spent += stats.probe_ns;
             let wanted = goal.lists.length(asked.probes.iter().map(|probe| probe.gap));

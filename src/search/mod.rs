@@ -38,7 +38,7 @@ use std::time::Instant;
 use crate::codes::scan_list;
 use crate::error::{Error, Result};
 use crate::heads::{Head, HeadScratch};
-use crate::index::{Calibration, Index};
+use crate::index::{Calibration, Goal, Index};
 use crate::linalg::{norm2, normalise};
 use crate::quantizer::Probe;
 use crate::simd::Kernels;
@@ -128,16 +128,34 @@ impl Searcher {
         scratch: &mut Scratch,
         hits: &mut Vec<Hit>,
     ) -> Result<SearchStats> {
+        params.check()?;
+        let aims = params.recall_target > 0.0 && !params.exact;
+        let goal = if aims { Some(self.goal(params)?) } else { None };
+        self.search_with(goal.as_ref(), query, params, scratch, hits)
+    }
+
+    /// What the index was calibrated to for the target of `params`.
+    fn goal(&self, params: &SearchParams) -> Result<Goal> {
+        Calibration::for_k(&self.index.manifest().calibration, params.k)?.goal(params.recall_target)
+    }
+
+    /// [`Searcher::search`], for a goal in place of numbers of lists and candidates where there is one.
+    pub(crate) fn search_with(
+        &self,
+        goal: Option<&Goal>,
+        query: &[f32],
+        params: &SearchParams,
+        scratch: &mut Scratch,
+        hits: &mut Vec<Hit>,
+    ) -> Result<SearchStats> {
         hits.clear();
         let mut stats = SearchStats { fraction: 1.0, ..SearchStats::default() };
-        params.check()?;
         let Scratch { asked, scoring, work } = scratch;
         self.prepare(query, asked)?;
-        if params.exact {
+        if let Some(goal) = goal {
+            self.search_for(goal, params, scratch, hits, &mut stats)?;
+        } else if params.exact {
             self.verify_all(params, asked, &mut scoring.best, work, hits, &mut stats)?;
-        } else if params.recall_target > 0.0 {
-            let calibration = Calibration::for_k(&self.index.manifest().calibration, params.k)?;
-            self.search_for(&calibration.goal(params.recall_target)?, params, scratch, hits, &mut stats)?;
         } else {
             self.probe(params, asked, work, &mut stats)?;
             self.scan(params, asked, scoring, work, &mut stats);
