@@ -73,10 +73,11 @@ impl Passes<'_> {
             lists.clear();
             lists.resize(good.len(), SKIPPED);
             let head = self.quantizer.heads().code_document.as_ref();
-            let blocks = lists.par_chunks_mut(BLOCK).zip(chunk.vectors.par_chunks_mut(BLOCK * dim)).enumerate();
-            blocks.try_for_each(|(block, (lists, rows))| {
+            let block = self.quantizer.coarse().rows_at_once();
+            let blocks = lists.par_chunks_mut(block).zip(chunk.vectors.par_chunks_mut(block * dim)).enumerate();
+            blocks.try_for_each(|(at, (lists, rows))| {
                 let rows = as_matrix(rows, dim);
-                let rows = self.mapped(head, rows.view(), chunk.first + (block * BLOCK) as u64)?;
+                let rows = self.mapped(head, rows.view(), chunk.first + (at * block) as u64)?;
                 self.quantizer.coarse().assign(rows.view(), lists);
                 Ok::<(), Error>(())
             })?;

@@ -21,6 +21,7 @@ use crate::heads::{Head, Heads};
 use crate::linalg::product_nt;
 use crate::quantizer::{CodeShape, Quantizer};
 use crate::simd::CodeBits;
+use crate::train::comparisons;
 use crate::types::{MAX_ROWS, Metric};
 
 /// The process itself: code, stacks, allocator, file buffers.
@@ -263,10 +264,11 @@ fn quantizer_bytes(lists: usize, dim: usize, shape: CodeShape, opq: bool) -> u64
 
 fn operations(rows: u64, sample: u64, codes: u64, lists: usize, dim: usize, shape: CodeShape, opq: bool) -> f64 {
     let (rows, sample, codes) = (rows as f64, sample as f64, codes as f64);
-    let (lists, dim) = (lists as f64, dim as f64);
+    let (in_training, in_assigning) = comparisons(lists);
+    let dim = dim as f64;
     let encode = 2.0 * dim * shape.codewords() as f64 + if opq { 2.0 * dim * dim } else { 0.0 };
     let training_passes = if opq { 18.0 } else { 10.0 };
-    2.0 * lists * dim * (rows + sample * 5.5) + encode * (rows + codes * training_passes)
+    2.0 * dim * (rows * in_assigning + sample * in_training) + encode * (rows + codes * training_passes)
 }
 
 /// Floating-point operations a second of matrix products of this dimension on all threads; takes a few milliseconds.

@@ -26,7 +26,7 @@ use std::path::Path;
 use crate::error::{Error, Result};
 use crate::format::{FileReader, Kind};
 use crate::quantizer::CodeShape;
-use crate::simd::packed_len;
+use crate::simd::{packed_len, prefetch_second_level};
 use crate::types::{ListId, Row};
 use crate::vfs::Vfs;
 
@@ -36,6 +36,9 @@ const CODE: [u8; 4] = *b"CODE";
 
 /// Lists start on a multiple of this within the arena.
 const LIST_ALIGN: usize = 64;
+
+/// Bytes of a list that are asked for before it is scanned; the scan itself asks for what follows.
+const ANNOUNCED: usize = 16 << 10;
 
 /// What the manifest promises about a code file.
 #[derive(Debug, Clone, Copy)]
@@ -139,6 +142,13 @@ impl Codes {
     /// The list that holds `row`.
     pub fn list_of(&self, row: Row) -> ListId {
         (self.row_starts.partition_point(|&start| start <= row) - 1) as ListId
+    }
+
+    /// Asks for the first bytes of `list`, which will be scanned soon.
+    pub fn announce(&self, list: ListId) {
+        let start = self.offsets[list as usize];
+        let end = self.offsets[list as usize + 1].min(start + ANNOUNCED);
+        prefetch_second_level(&self.arena[start..end]);
     }
 
     /// One list.

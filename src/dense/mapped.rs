@@ -10,8 +10,11 @@ use crate::format::{FileReader, PAGE};
 use crate::simd::prefetch;
 use crate::types::Row;
 
-/// Records asked of memory ahead of the one being scored.
-const AHEAD: usize = 2;
+/// Bytes of records asked of memory ahead of the one being scored, and the bounds of the number of records that they are:
+/// enough for the latency of memory while short records are scored, and not more than the first-level cache holds.
+const AHEAD_BYTES: usize = 8 << 10;
+const LEAST_AHEAD: usize = 2;
+const MOST_AHEAD: usize = 32;
 /// Records asked of the device ahead of the one being scored, where they were never touched before.
 const READ_AHEAD: usize = 64;
 
@@ -114,13 +117,14 @@ pub(super) fn for_each(shards: &[Mapped], layout: &RecordLayout, rows: &[Row], f
             shard.will_need(layout, at);
         }
     };
+    let ahead = (AHEAD_BYTES / layout.stride()).clamp(LEAST_AHEAD, MOST_AHEAD);
     rows.iter().take(READ_AHEAD).for_each(|&row| ask(row));
-    rows.iter().take(AHEAD).for_each(|&row| prefetch(record(row).2));
+    rows.iter().take(ahead).for_each(|&row| prefetch(record(row).2));
     for (i, &row) in rows.iter().enumerate() {
         if let Some(&later) = rows.get(i + READ_AHEAD) {
             ask(later);
         }
-        if let Some(&next) = rows.get(i + AHEAD) {
+        if let Some(&next) = rows.get(i + ahead) {
             prefetch(record(next).2);
         }
         let (shard, at, bytes) = record(row);

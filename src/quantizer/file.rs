@@ -1,8 +1,9 @@
 //! A quantizer as a file.
 //!
 //! ```text
-//! META   JSON          metric, dim (d, of centroids), lists (L), code_bits, code_bytes, rotation, heads, router
+//! META   JSON          metric, dim (d, of centroids), lists (L), code_bits, code_bytes, rotation, heads, router, groups
 //! CENT   f32 x L d     centroids
+//! GRPS   u32 x (G+1)   first list of each group of lists, then L (only where there are groups)
 //! ROTA   f32 x d d     rotation, row-major (only where there is one)
 //! WORD   f32 x d K     codewords: subspace after subspace, each d_m x K
 //! OFFS   f32 x M K     score offsets of codewords (only where there are any)
@@ -15,7 +16,7 @@
 //! ..BI   f32 x hidden         its bias
 //! ..OU   f32 x out hidden     outer layer
 //! ```
-//! META leaves `heads`, `router` and `offsets` out where there are none, as files did that were written before there were any.
+//! META leaves `heads`, `router`, `offsets` and `groups` out where there are none, as files did that were written before there were any.
 
 use ndarray::Array2;
 use serde::{Deserialize, Serialize};
@@ -31,6 +32,7 @@ use crate::vfs::Vfs;
 
 const META: [u8; 4] = *b"META";
 const CENT: [u8; 4] = *b"CENT";
+const GRPS: [u8; 4] = *b"GRPS";
 const ROTA: [u8; 4] = *b"ROTA";
 const WORD: [u8; 4] = *b"WORD";
 const OFFS: [u8; 4] = *b"OFFS";
@@ -51,6 +53,8 @@ struct Meta {
     router: bool,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     offsets: bool,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    groups: bool,
 }
 
 /// The heads that are there.
@@ -157,6 +161,9 @@ impl Quantizer {
         let mut file = FileWriter::create(vfs, path, Kind::Quantizer, index_id)?;
         file.write_array(META, &serde_json::to_vec(&self.meta()).expect("plain values"))?;
         file.write_array(CENT, self.coarse.centroids().as_slice().expect("C order"))?;
+        if !self.coarse.group_starts().is_empty() {
+            file.write_array(GRPS, self.coarse.group_starts())?;
+        }
         if let Some(rotation) = &self.rotation {
             file.write_array(ROTA, floats(rotation))?;
         }
@@ -185,6 +192,7 @@ impl Quantizer {
             heads: HeadsMeta::of(&self.heads),
             router: self.router.is_some(),
             offsets: !self.product.offsets().is_empty(),
+            groups: !self.coarse.group_starts().is_empty(),
         }
     }
 
@@ -214,6 +222,9 @@ impl Quantizer {
             let section = section.to_string();
             move |error: Error| Error::corrupt(path, section, error.to_string())
         };
+        if meta.groups {
+            quantizer = quantizer.with_groups(file.read_array(GRPS)?).map_err(damaged("GRPS"))?;
+        }
         if meta.router {
             let router = matrix(&file, path, ROUT, meta.lists, meta.dim)?;
             quantizer = quantizer.with_router(router).map_err(damaged("ROUT"))?;
@@ -237,10 +248,12 @@ impl Quantizer {
         if let Some(router) = self.router() {
             hash(router.as_slice().expect("C order"));
         }
-        if !self.heads.is_empty() || self.router.is_some() || !self.product.offsets().is_empty() {
+        let groups = self.coarse.group_starts();
+        if !self.heads.is_empty() || self.router.is_some() || !self.product.offsets().is_empty() || !groups.is_empty() {
             // What is there, and in which shape: the values alone do not tell.
             hasher.update(&serde_json::to_vec(&self.meta()).expect("plain values"));
         }
+        hasher.update(bytemuck::cast_slice(groups));
         for (tag, values) in self.heads.named().flat_map(|(name, head)| head_parts(name, head)) {
             hasher.update(&tag).update(bytemuck::cast_slice(values));
         }

@@ -89,6 +89,17 @@ impl Quantizer {
         Quantizer { metric, coarse, rotation, product, heads: Heads::default(), router: None }
     }
 
+    /// The same with groups of neighbouring lists ([`Coarse::with_groups`]); none where `starts` is empty.
+    ///
+    /// # Errors
+    /// `InvalidParams` for starts that are not those of such groups.
+    pub fn with_groups(self, starts: Vec<ListId>) -> Result<Quantizer> {
+        if starts.is_empty() {
+            return Ok(self);
+        }
+        Ok(Quantizer { coarse: self.coarse.with_groups(starts)?, ..self })
+    }
+
     /// Dimension of the vectors that callers have: queries as they are sent, documents as they are indexed.
     pub fn dim(&self) -> usize {
         self.heads.all().next().map_or(self.code_dim(), Head::input_dim)

@@ -235,10 +235,6 @@ impl Searcher {
     /// Checks the query and takes it in, normalised under cosine.
     fn prepare(&self, query: &[f32], asked: &mut Asked) -> Result<()> {
         self.index.quantizer().check_dim(query.len())?;
-        if let Some(at) = query.iter().position(|v| !v.is_finite()) {
-            let reason = format!("value {at} is {}; every value must be finite", query[at]);
-            return Err(Error::params("query", reason));
-        }
         check_norm(query)?;
         asked.query.clear();
         asked.query.extend_from_slice(query);
@@ -280,9 +276,14 @@ impl Searcher {
         stats: &mut SearchStats,
     ) {
         let start = Instant::now();
+        let codes = self.index.codes();
+        asked.probes.iter().take(1).for_each(|first| codes.announce(first.list));
         self.begin_scan(params, asked, scoring, work);
         let planned = asked.probes.len();
         for (done, probe) in asked.probes.iter().enumerate() {
+            if let Some(next) = asked.probes.get(done + 1) {
+                codes.announce(next.list);
+            }
             if done % LISTS_PER_LOOK == 0 && done > 0 && params.is_late() {
                 stats.fraction = done as f32 / planned as f32;
                 break;
@@ -422,11 +423,15 @@ fn map_query(
     check_norm(out)
 }
 
-/// Refuses a vector whose scores would overflow.
+/// Refuses a vector that has a value that is not finite, or whose scores would overflow.
 fn check_norm(vector: &[f32]) -> Result<()> {
     let norm = norm2(vector).sqrt();
     if norm <= MAX_NORM {
-        return Ok(());
+        return Ok(()); // and so is every value
+    }
+    if let Some(at) = vector.iter().position(|v| !v.is_finite()) {
+        let reason = format!("value {at} is {}; every value must be finite", vector[at]);
+        return Err(Error::params("query", reason));
     }
     Err(Error::params("query", format!("its norm {norm:e} is above {MAX_NORM:e}; scale it down")))
 }

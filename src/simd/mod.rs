@@ -73,7 +73,7 @@ use half::f16;
 use crate::error::{Error, Result};
 
 pub use pack::{BLOCK_ROWS, GROUP_ROWS, SCAN_UNIT, pack, packed_len, unpack_row};
-pub use prefetch::prefetch;
+pub use prefetch::{prefetch, prefetch_second_level};
 
 /// Environment variable that names the instruction set to use instead of the best one.
 pub const OVERRIDE: &str = "BIGRAIN_SIMD";

@@ -6,12 +6,13 @@
 //! - **Rows are sorted by list** before they are averaged, and each list's rows are added in order by one thread: the
 //!   result does not depend on rayon's schedule, and no thread needs centroids of its own.
 //! - **Empty lists** are refilled by splitting the largest: its centroid is moved a little both ways.
-//! - **Two levels** above [`FLAT_LISTS`]: first the square root of that many groups, then each group's share of lists
-//!   within it. A flat run over n points costs `n L d` an iteration, two levels cost about `2 n sqrt(L) d`.
+//! - **Two levels** above [`FLAT_LISTS`]: first groups, twice the square root of that many, then each group's share of lists
+//!   within it, then [`POLISHING`] iterations over all lists, in which a row may go to a neighbouring group. A flat run over n
+//!   points costs `n L d` an iteration, two levels cost about `12 n sqrt(L) d`. The groups stay: [`Coarse::with_groups`].
 //! - **k-means++ on a subset** of at most [`SEEDING_ROWS_PER_LIST`] rows a list: seeding is sequential and costs as much
 //!   as an iteration a list... a column at a time; quality comes from the iterations that follow.
 
-use ndarray::{Array2, ArrayView2, Axis, s};
+use ndarray::{Array2, ArrayView2, Axis, concatenate};
 use rayon::prelude::*;
 
 use super::Watch;
@@ -23,11 +24,11 @@ use crate::simd::Kernels;
 use crate::types::{ListId, Metric};
 
 /// More lists than this are trained in two levels.
-pub const FLAT_LISTS: usize = 65_536;
+pub const FLAT_LISTS: usize = 4_096;
+/// Iterations after two levels.
+const POLISHING: usize = 2;
 /// Rows a list that k-means++ chooses from.
 const SEEDING_ROWS_PER_LIST: usize = 8;
-/// Beyond this many lists the start is a plain sample: k-means++ would cost more than it gains.
-const SEEDED_LISTS: usize = 4_096;
 /// Rows of one unit of parallel work.
 const CHUNK: usize = 4_096;
 
@@ -40,24 +41,45 @@ pub struct Iterations {
     pub fine: usize,
 }
 
-/// `lists` centroids (at most one a row) of the rows of `x` (n x d).
+/// `lists` centroids (at most one a row) of the rows of `x` (n x d), in groups where they are many.
 pub fn kmeans(
     x: ArrayView2<'_, f32>,
     lists: usize,
     iterations: Iterations,
     seed: u64,
     watch: &dyn Watch,
-) -> Result<Array2<f32>> {
+) -> Result<Coarse> {
     if lists > FLAT_LISTS {
         two_level(x, lists, iterations, seed, watch)
     } else {
-        flat(x, lists, iterations, seed, watch)
+        Ok(Coarse::new(flat(x, lists, iterations, seed, watch)?, Metric::L2))
     }
 }
 
-/// Distance computations that [`kmeans`] makes, in rows, for progress.
-pub(super) fn work(rows: usize, iterations: Iterations) -> u64 {
-    (quarter(rows) * iterations.coarse + rows * iterations.fine) as u64
+/// Rows that [`kmeans`] assigns, for progress.
+pub(super) fn work(rows: usize, lists: usize, iterations: Iterations) -> u64 {
+    let level = quarter(rows) * iterations.coarse + rows * iterations.fine;
+    (if lists > FLAT_LISTS { 2 * level + (1 + POLISHING) * rows } else { level }) as u64
+}
+
+/// Comparisons with a centroid that [`kmeans`] makes for each of its rows.
+pub(super) fn comparisons(lists: usize, iterations: Iterations) -> f64 {
+    let level = iterations.coarse as f64 / 4.0 + iterations.fine as f64;
+    if lists <= FLAT_LISTS {
+        return level * lists as f64;
+    }
+    let groups = groups_of(lists) as f64;
+    level * (groups + lists as f64 / groups) + groups + POLISHING as f64 * assign_comparisons(lists)
+}
+
+/// Comparisons with a centroid that assigning a row to one of the lists of [`kmeans`] takes.
+pub(super) fn assign_comparisons(lists: usize) -> f64 {
+    if lists > FLAT_LISTS { Coarse::grouped_comparisons(lists, groups_of(lists)) } else { lists as f64 }
+}
+
+/// Groups of many lists.
+fn groups_of(lists: usize) -> usize {
+    2 * (lists as f64).sqrt().ceil() as usize
 }
 
 fn quarter(rows: usize) -> usize {
@@ -78,7 +100,10 @@ fn flat(
     for i in 0..iterations.coarse + iterations.fine {
         let rows = if i < iterations.coarse { subset.view() } else { x };
         watch.check()?;
-        centroids = lloyd(rows, centroids, watch);
+        let coarse = Coarse::new(centroids, Metric::L2);
+        let (mut means, counts) = lloyd(rows, &coarse, watch);
+        refill(&mut means, counts, coarse.centroids());
+        centroids = means;
     }
     Ok(centroids)
 }
@@ -92,9 +117,6 @@ pub(crate) fn gather(x: ArrayView2<'_, f32>, rows: &[u64]) -> Array2<f32> {
 /// k-means++ on a subset: each next centre drawn with probability proportional to the squared distance to the nearest
 /// one so far.
 fn start(x: ArrayView2<'_, f32>, lists: usize, seed: u64) -> Array2<f32> {
-    if lists > SEEDED_LISTS {
-        return gather(x, &sample_rows(x.nrows() as u64, lists, seed));
-    }
     let pool = gather(x, &sample_rows(x.nrows() as u64, lists * SEEDING_ROWS_PER_LIST, seed));
     let mut rng = Rng::stream(seed, 1);
     let mut chosen = vec![rng.below(pool.nrows() as u64)];
@@ -126,18 +148,20 @@ fn draw(weights: &[f32], rng: &mut Rng) -> u64 {
     found.map_or_else(|| rng.below(weights.len() as u64), |row| row as u64)
 }
 
-/// One iteration: assign every row, move every centroid to its rows' mean.
-fn lloyd(x: ArrayView2<'_, f32>, centroids: Array2<f32>, watch: &dyn Watch) -> Array2<f32> {
-    let coarse = Coarse::new(centroids, Metric::L2);
-    let by_list = ByList::new(&assign(&coarse, x, watch), coarse.lists());
-    let mut means = Array2::zeros(coarse.centroids().dim());
+/// One iteration: assigns every row, and returns the mean of each list's rows with their number. A list without rows stays
+/// where it was.
+fn lloyd(x: ArrayView2<'_, f32>, coarse: &Coarse, watch: &dyn Watch) -> (Array2<f32>, Vec<usize>) {
+    let by_list = ByList::new(&assign(coarse, x, watch), coarse.lists());
+    let mut means = coarse.centroids().to_owned();
     means.axis_iter_mut(Axis(0)).into_par_iter().enumerate().for_each(|(list, mut mean)| {
         let rows = by_list.rows(list);
-        rows.iter().for_each(|&row| mean += &x.row(row as usize));
-        mean /= rows.len().max(1) as f32;
+        if !rows.is_empty() {
+            mean.fill(0.0);
+            rows.iter().for_each(|&row| mean += &x.row(row as usize));
+            mean /= rows.len() as f32;
+        }
     });
-    refill(&mut means, by_list.counts(), coarse.centroids());
-    means
+    (means, by_list.counts())
 }
 
 /// Rows sorted by list.
@@ -202,29 +226,37 @@ fn refill(centroids: &mut Array2<f32>, mut counts: Vec<usize>, old: ArrayView2<'
     }
 }
 
-/// Groups first, then every group's share of the lists within it.
+/// Groups first, then every group's share of the lists within it, then all lists together.
 fn two_level(
     x: ArrayView2<'_, f32>,
     lists: usize,
     iterations: Iterations,
     seed: u64,
     watch: &dyn Watch,
-) -> Result<Array2<f32>> {
+) -> Result<Coarse> {
     let lists = lists.min(x.nrows());
-    let groups = (lists as f64).sqrt().ceil() as usize;
-    let coarse = Coarse::new(flat(x, groups, iterations, seed, watch)?, Metric::L2);
-    let by_group = ByList::new(&assign(&coarse, x, watch), groups);
-    let mut centroids = Array2::zeros((lists, x.ncols()));
-    let mut filled = 0;
-    for (group, share) in shares(&by_group.counts(), lists).into_iter().enumerate() {
-        if share > 0 {
-            let rows: Vec<u64> = by_group.rows(group).iter().map(|&row| u64::from(row)).collect();
-            let found = flat(gather(x, &rows).view(), share, iterations, seed ^ filled as u64, watch)?;
-            centroids.slice_mut(s![filled..filled + share, ..]).assign(&found);
-            filled += share;
-        }
+    let coarse = Coarse::new(flat(x, groups_of(lists), iterations, seed, watch)?, Metric::L2);
+    let by_group = ByList::new(&assign(&coarse, x, watch), coarse.lists());
+    let shares = shares(&by_group.counts(), lists);
+    let parts = shares.par_iter().enumerate().filter(|&(_, &share)| share > 0).map(|(group, &share)| {
+        let rows: Vec<u64> = by_group.rows(group).iter().map(|&row| u64::from(row)).collect();
+        flat(gather(x, &rows).view(), share, iterations, seed ^ group as u64, watch)
+    });
+    let parts: Vec<Array2<f32>> = parts.collect::<Result<_>>()?;
+    let mut starts: Vec<ListId> = vec![0];
+    starts.extend(parts.iter().scan(0, |end, part| {
+        *end += part.nrows() as ListId;
+        Some(*end)
+    }));
+    let views: Vec<ArrayView2<'_, f32>> = parts.iter().map(|part| part.view()).collect();
+    let centroids = concatenate(Axis(0), &views).expect("parts of one width");
+    let mut coarse = Coarse::new(centroids, Metric::L2).with_groups(starts.clone())?;
+    for _ in 0..POLISHING {
+        watch.check()?;
+        let (means, _) = lloyd(x, &coarse, watch);
+        coarse = Coarse::new(means, Metric::L2).with_groups(starts.clone())?;
     }
-    Ok(centroids)
+    Ok(coarse)
 }
 
 /// Splits `lists` among groups in proportion to their sizes, none more than its rows; `lists` is at most their sum.
@@ -273,7 +305,7 @@ mod tests {
     fn finds_well_separated_clusters() {
         let x = blobs(12, 50, 5);
         let found = kmeans(x.view(), 12, ITERATIONS, 9, &Silent).unwrap();
-        assert!(distortion(x.view(), &Coarse::new(found, Metric::L2)) < 0.01);
+        assert!(distortion(x.view(), &found) < 0.01);
     }
 
     #[test]
@@ -281,7 +313,7 @@ mod tests {
         let x = blobs(30, 400, 6);
         let run = |threads| {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-            pool.install(|| kmeans(x.view(), 20, ITERATIONS, 3, &Silent).unwrap())
+            pool.install(|| kmeans(x.view(), 20, ITERATIONS, 3, &Silent).unwrap().centroids().to_owned())
         };
         assert_eq!(run(1), run(3));
     }
@@ -290,19 +322,28 @@ mod tests {
     fn duplicates_and_few_rows_are_no_trouble() {
         let same = Array2::from_elem((10, 3), 2.5f32);
         let found = kmeans(same.view(), 4, ITERATIONS, 1, &Silent).unwrap();
-        assert!(found.iter().all(|v| (v - 2.5).abs() < 0.1));
+        assert!(found.centroids().iter().all(|v| (v - 2.5).abs() < 0.1));
         let one = Array2::from_elem((1, 3), 1.0f32);
-        assert_eq!(kmeans(one.view(), 8, ITERATIONS, 1, &Silent).unwrap().nrows(), 1);
+        assert_eq!(kmeans(one.view(), 8, ITERATIONS, 1, &Silent).unwrap().lists(), 1);
     }
 
     #[test]
     fn two_levels_are_nearly_as_good_as_one() {
-        let x = blobs(64, 40, 8);
-        let of = |c: Array2<f32>| distortion(x.view(), &Coarse::new(c, Metric::L2));
-        let one = of(flat(x.view(), 100, ITERATIONS, 5, &Silent).unwrap());
-        let two = two_level(x.view(), 100, ITERATIONS, 5, &Silent).unwrap();
-        assert_eq!(two.nrows(), 100);
-        assert!(of(two) < one.max(0.001) * 50.0);
+        let mut rng = Rng::new(8);
+        let x = Array2::from_shape_fn((6_000, 12), |_| rng.normal());
+        let one = Coarse::new(flat(x.view(), 300, ITERATIONS, 5, &Silent).unwrap(), Metric::L2);
+        let two = two_level(x.view(), 300, ITERATIONS, 5, &Silent).unwrap();
+        assert_eq!((two.lists(), two.group_starts().last()), (300, Some(&300)));
+        let (one, two) = (distortion(x.view(), &one), distortion(x.view(), &two));
+        assert!(two < 1.05 * one, "{two} {one}");
+    }
+
+    #[test]
+    fn two_levels_of_few_distinct_rows_are_no_trouble() {
+        let x = Array2::from_shape_fn((500, 4), |(i, _)| (i % 3) as f32);
+        let found = two_level(x.view(), 100, ITERATIONS, 1, &Silent).unwrap();
+        assert_eq!(found.lists(), 100);
+        assert!(distortion(x.view(), &found) < 0.01);
     }
 
     #[test]

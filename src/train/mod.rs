@@ -94,13 +94,18 @@ pub const CODE_ROWS: usize = 131_072;
 
 const COARSE_ITERATIONS: Iterations = Iterations { coarse: 6, fine: 4 };
 
+/// Comparisons of a vector with a centroid: for each row of the sample in training, and for each row that is assigned.
+pub(crate) fn comparisons(lists: usize) -> (f64, f64) {
+    (kmeans::comparisons(lists, COARSE_ITERATIONS), kmeans::assign_comparisons(lists))
+}
+
 /// Trains centroids, rotation and codebooks on `sample` (n x d, n at least 1; normalised under cosine).
 pub fn train_quantizer(sample: ArrayView2<'_, f32>, spec: &QuantizerSpec, watch: &dyn Watch) -> Result<Quantizer> {
-    watch.begin("train lists", kmeans::work(sample.nrows(), COARSE_ITERATIONS));
-    let centroids = kmeans(sample, spec.lists, COARSE_ITERATIONS, spec.seed, watch)?;
+    watch.begin("train lists", kmeans::work(sample.nrows(), spec.lists, COARSE_ITERATIONS));
+    let coarse = kmeans(sample, spec.lists, COARSE_ITERATIONS, spec.seed, watch)?;
     let rows = sample_rows(sample.nrows() as u64, spec.code_rows, spec.seed ^ 2);
     let mut residuals = kmeans::gather(sample, &rows);
-    subtract_centroids(&mut residuals, &Coarse::new(centroids.clone(), spec.metric));
+    subtract_centroids(&mut residuals, &coarse);
     watch.begin("train codes", product::work(rows.len(), spec.shape, spec.opq));
     let (rotation, product) = if spec.opq {
         let (rotation, product) = train_opq(residuals.view(), spec.shape, spec.seed ^ 3, watch)?;
@@ -108,11 +113,12 @@ pub fn train_quantizer(sample: ArrayView2<'_, f32>, spec: &QuantizerSpec, watch:
     } else {
         (None, train_codebooks(residuals.view(), spec.shape, spec.seed ^ 3, watch)?)
     };
-    Ok(Quantizer::new(spec.metric, centroids, rotation, product))
+    Quantizer::new(spec.metric, coarse.centroids().to_owned(), rotation, product)
+        .with_groups(coarse.group_starts().to_vec())
 }
 
 fn subtract_centroids(x: &mut ndarray::Array2<f32>, coarse: &Coarse) {
-    x.axis_chunks_iter_mut(ndarray::Axis(0), 1024).into_par_iter().for_each(|mut rows| {
+    x.axis_chunks_iter_mut(ndarray::Axis(0), coarse.rows_at_once()).into_par_iter().for_each(|mut rows| {
         let mut lists = vec![0; rows.nrows()];
         coarse.assign(rows.view(), &mut lists);
         for (mut row, &list) in rows.rows_mut().into_iter().zip(&lists) {

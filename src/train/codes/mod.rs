@@ -280,6 +280,7 @@ impl<'a> Trainer<'a> {
         }
         let rotated = self.in_rotated_space();
         let rotation = self.start.rotation;
+        let groups = self.start.quantizer.coarse().group_starts().to_vec();
         let quantizer = if self.settings.heads == HeadChoice::None {
             let centroids = blocked::nn(rotated.coarse().centroids(), rotation.view());
             let product = rotated.product().clone();
@@ -291,6 +292,7 @@ impl<'a> Trainer<'a> {
             let code_document = Some(head(&self.model.document_head));
             rotated.with_heads(Heads { code_query, code_document, ..Heads::default() })?
         };
+        let quantizer = quantizer.with_groups(groups)?;
         let gflops = if self.busy > 0.0 { self.flops as f64 / self.busy / 1e9 } else { 0.0 };
         Ok(TrainedCodes { quantizer, curve: self.curve, gflops, reseeded: self.reseeded })
     }

@@ -7,19 +7,19 @@
 //!   first: the shared part changes no order and would waste the eight bits.
 //! - **assign** is a matrix product in tiles, for training and building.
 
-use ndarray::{Array2, ArrayView2, ArrayViewMut2, Axis};
-use rayon::prelude::*;
+mod assign;
+mod groups;
+mod int8;
 
-use crate::linalg::{norm2, product_nt};
-use crate::simd::Kernels;
-use crate::topk::{order_key, split_key};
+use ndarray::{Array2, ArrayView2, Axis};
+
+use crate::error::Result;
+use crate::linalg::norm2;
+use crate::simd::{Kernels, prefetch};
+use crate::topk::split_key;
 use crate::types::{ListId, Metric};
-
-/// Rows and lists of a tile whose products are made at once: a mebibyte, which the second-level cache holds.
-const ASSIGN_ROWS: usize = 256;
-const ASSIGN_LISTS: usize = 1_024;
-/// Columns of int8 rows are padded to this.
-const COLUMNS: usize = 64;
+use groups::Groups;
+use int8::{Int8Query, Int8Rows};
 
 /// `L x d` centroids with what is derived from them.
 #[derive(Debug, Clone)]
@@ -29,18 +29,7 @@ pub struct Coarse {
     center: Vec<f32>,
     metric: Metric,
     int8: Int8Rows,
-}
-
-/// Centroids minus their mean as int8, one scale a row.
-#[derive(Debug, Clone)]
-struct Int8Rows {
-    columns: usize,
-    values: Vec<i8>,
-    sums: Vec<i32>,
-    scales: Vec<f32>,
-    /// What is added to the rescaled product to rank lists, with `c` the mean: `-|o - c|^2 / 2` by distance
-    /// (`|q - o|^2 = |(q-c) - (o-c)|^2`), `<c, o - c>` by inner product (`<q,o> = <q,c> + <q-c, o-c> + <c, o-c>`).
-    offsets: Vec<f32>,
+    groups: Option<Groups>,
 }
 
 /// A list to scan, with what its rows' scores start from.
@@ -58,9 +47,9 @@ pub struct Probe {
 /// Working memory of [`Coarse::probe`].
 #[derive(Debug, Default)]
 pub struct ProbeScratch {
-    query: Vec<i8>,
-    products: Vec<i32>,
+    query: Int8Query,
     keys: Vec<u64>,
+    groups: Vec<u64>,
     order: Vec<(f32, Probe)>,
 }
 
@@ -69,8 +58,27 @@ impl Coarse {
     pub fn new(centroids: Array2<f32>, metric: Metric) -> Coarse {
         let half_norms = centroids.rows().into_iter().map(|c| norm2(c.as_slice().expect("C order")) / 2.0).collect();
         let center = centroids.mean_axis(Axis(0)).expect("at least one list").to_vec();
-        let int8 = Int8Rows::new(&centroids, &center, metric);
-        Coarse { centroids, half_norms, center, metric, int8 }
+        let int8 = Int8Rows::new(centroids.view(), &center, metric);
+        Coarse { centroids, half_norms, center, metric, int8, groups: None }
+    }
+
+    /// The same with groups of neighbouring lists: the first list of each, then the number of lists.
+    ///
+    /// # Errors
+    /// `InvalidParams` where these are no runs of at least one list that make up all of them.
+    pub fn with_groups(self, starts: Vec<ListId>) -> Result<Coarse> {
+        let groups = Groups::new(self.centroids.view(), starts, &self.center, self.metric)?;
+        Ok(Coarse { groups: Some(groups), ..self })
+    }
+
+    /// Centroids, of groups and of lists, that a document is compared with where `lists` are in `groups` of equal size.
+    pub fn grouped_comparisons(lists: usize, groups: usize) -> f64 {
+        groups as f64 + (groups::GROUPS_TRIED as f64).min(groups as f64) * lists as f64 / groups as f64
+    }
+
+    /// First list of each group, then the number of lists; empty without groups.
+    pub fn group_starts(&self) -> &[ListId] {
+        self.groups.as_ref().map_or(&[], Groups::starts)
     }
 
     /// `L x d` centroids.
@@ -91,39 +99,8 @@ impl Coarse {
 
     /// Bytes that probing keeps in memory.
     pub fn memory_bytes(&self) -> usize {
-        self.centroids.len() * 4 + self.int8.values.len() + self.lists() * 16
-    }
-
-    /// The list nearest (Euclidean) to each row of `x` (n x d): the first one on ties. Documents of every metric are
-    /// assigned by distance, since it is the residual's length that the codes pay for.
-    pub fn assign(&self, x: ArrayView2<'_, f32>, out: &mut [ListId]) {
-        assert_eq!(x.nrows(), out.len());
-        let mut scores = vec![0f32; ASSIGN_ROWS.min(x.nrows()) * ASSIGN_LISTS.min(self.lists())];
-        let mut best = [f32::NEG_INFINITY; ASSIGN_ROWS];
-        for (rows, out) in x.axis_chunks_iter(Axis(0), ASSIGN_ROWS).zip(out.chunks_mut(ASSIGN_ROWS)) {
-            best.fill(f32::NEG_INFINITY);
-            let tiles =
-                self.centroids.axis_chunks_iter(Axis(0), ASSIGN_LISTS).zip(self.half_norms.chunks(ASSIGN_LISTS));
-            for ((centroids, half_norms), first) in tiles.zip((0..).step_by(ASSIGN_LISTS)) {
-                let scores = &mut scores[..rows.nrows() * half_norms.len()];
-                let shape = (rows.nrows(), half_norms.len());
-                product_nt(rows, centroids, ArrayViewMut2::from_shape(shape, scores).expect("rows x lists"));
-                for ((scores, best), out) in scores.chunks(half_norms.len()).zip(&mut best).zip(&mut *out) {
-                    let (score, list) = best_of(scores, half_norms);
-                    if score > *best {
-                        (*best, *out) = (score, first + list);
-                    }
-                }
-            }
-        }
-    }
-
-    /// [`Coarse::assign`] in parallel.
-    pub fn assign_rows(&self, x: ArrayView2<'_, f32>) -> Vec<ListId> {
-        let mut lists = vec![0; x.nrows()];
-        let blocks = x.axis_chunks_iter(Axis(0), 2 * ASSIGN_ROWS).into_par_iter();
-        lists.par_chunks_mut(2 * ASSIGN_ROWS).zip(blocks).for_each(|(lists, rows)| self.assign(rows, lists));
-        lists
+        let groups = self.groups.as_ref().map_or(0, Groups::memory_bytes);
+        self.centroids.len() * 4 + self.half_norms.len() * 4 + self.int8.memory_bytes() + groups
     }
 
     /// The `nprobe` most promising lists for a query, best first (ties by list). Inner products rank lists by
@@ -138,10 +115,13 @@ impl Coarse {
         let nprobe = nprobe.min(self.lists());
         // The spare lists cover the rounding of the int8 products.
         let shortlist = (nprobe + nprobe / 8 + 8).min(self.lists());
-        self.rank_int8(kernels, query, shortlist, scratch);
+        self.rank_int8(kernels, query, nprobe, shortlist, scratch);
         let ProbeScratch { keys, order, .. } = scratch;
         order.clear();
-        order.extend(keys[..shortlist].iter().map(|&key| {
+        order.extend(keys[..shortlist].iter().zip(1..).map(|(&key, next)| {
+            if let Some(&next) = keys[..shortlist].get(next) {
+                prefetch(bytemuck::cast_slice(self.centroid(split_key(next).1)));
+            }
             let list = split_key(key).1;
             let product = (kernels.dot_f32)(query, self.centroid(list));
             let rank = if self.metric == Metric::Ip { product } else { product - self.half_norms[list as usize] };
@@ -168,78 +148,20 @@ impl Coarse {
     }
 
     /// Leaves the keys of the `shortlist` best lists by int8 products at the front of `scratch.keys`.
-    fn rank_int8(&self, kernels: &Kernels, query: &[f32], shortlist: usize, scratch: &mut ProbeScratch) {
-        let ProbeScratch { query: query8, products, keys, .. } = scratch;
-        query8.resize(self.int8.columns, 0);
-        products.resize(self.lists(), 0);
-        let largest = query.iter().zip(&self.center).fold(0f32, |m, (q, c)| m.max((q - c).abs()));
-        let inverse = if largest > 0.0 { 127.0 / largest } else { 0.0 };
-        for ((out, q), c) in query8.iter_mut().zip(query).zip(&self.center) {
-            *out = ((q - c) * inverse).round_ties_even() as i8;
+    fn rank_int8(&self, kernels: &Kernels, query: &[f32], nprobe: usize, shortlist: usize, scratch: &mut ProbeScratch) {
+        let ProbeScratch { query: query8, keys, groups: chosen, .. } = scratch;
+        query8.set(query, &self.center);
+        match &self.groups {
+            Some(groups) => groups.rank(kernels, &self.int8, query8, (nprobe, shortlist), keys, chosen),
+            None => {
+                keys.clear();
+                self.int8.rank(kernels, query8, 0..self.lists(), keys);
+            }
         }
-        (kernels.dot_rows_i8)(query8, &self.int8.values, &self.int8.sums, products);
-        let step = largest / 127.0;
-        let scored = products.iter().zip(&self.int8.scales).zip(&self.int8.offsets).zip(0u32..);
-        keys.clear();
-        keys.extend(scored.map(|(((&p, s), offset), list)| order_key(p as f32 * (s * step) + offset, list)));
         if shortlist < keys.len() {
             keys.select_nth_unstable_by(shortlist - 1, |a, b| b.cmp(a));
         }
     }
-}
-
-impl Int8Rows {
-    fn new(centroids: &Array2<f32>, center: &[f32], metric: Metric) -> Int8Rows {
-        let (lists, d) = centroids.dim();
-        let columns = d.next_multiple_of(COLUMNS);
-        let mut rows = Int8Rows {
-            columns,
-            values: vec![0; lists * columns],
-            sums: Vec::with_capacity(lists),
-            scales: Vec::with_capacity(lists),
-            offsets: Vec::with_capacity(lists),
-        };
-        for (centroid, out) in centroids.rows().into_iter().zip(rows.values.chunks_mut(columns)) {
-            let relative: Vec<f32> = centroid.iter().zip(center).map(|(o, c)| o - c).collect();
-            let largest = relative.iter().fold(0f32, |m, v| m.max(v.abs()));
-            let inverse = if largest > 0.0 { 127.0 / largest } else { 0.0 };
-            for (out, v) in out.iter_mut().zip(&relative) {
-                *out = (v * inverse).round_ties_even() as i8;
-            }
-            rows.sums.push(out.iter().map(|&v| i32::from(v)).sum());
-            rows.scales.push(largest / 127.0);
-            rows.offsets.push(match metric {
-                Metric::Ip => relative.iter().zip(center).map(|(r, c)| r * c).sum(),
-                Metric::Cosine | Metric::L2 => -norm2(&relative) / 2.0,
-            });
-        }
-        rows
-    }
-}
-
-/// The largest `scores[i] - half_norms[i]` and its index, the first on ties.
-fn best_of(scores: &[f32], half_norms: &[f32]) -> (f32, ListId) {
-    // Two passes: the maxima of blocks, in lanes without an index beside them, which vectorises; then the place of the
-    // maximum in the one block that has it.
-    const LANES: usize = 16;
-    const BLOCK: usize = 8 * LANES;
-    let mut best = (f32::NEG_INFINITY, 0);
-    for (at, (s, h)) in scores.chunks(BLOCK).zip(half_norms.chunks(BLOCK)).enumerate() {
-        let ((s, s_rest), (h, h_rest)) = (s.as_chunks::<LANES>(), h.as_chunks::<LANES>());
-        let mut lanes = [f32::NEG_INFINITY; LANES];
-        for (s, h) in s.iter().zip(h) {
-            for i in 0..LANES {
-                lanes[i] = if s[i] - h[i] > lanes[i] { s[i] - h[i] } else { lanes[i] };
-            }
-        }
-        let rest = s_rest.iter().zip(h_rest).map(|(s, h)| s - h);
-        let largest = rest.chain(lanes).fold(f32::NEG_INFINITY, f32::max);
-        if largest > best.0 {
-            best = (largest, at * BLOCK);
-        }
-    }
-    let place = scores[best.1..].iter().zip(&half_norms[best.1..]).position(|(s, h)| s - h == best.0);
-    (best.0, (best.1 + place.unwrap_or(0)) as ListId)
 }
 
 #[cfg(test)]
@@ -304,6 +226,56 @@ mod tests {
         for (row, list) in x.rows().into_iter().zip(lists) {
             assert_eq!(list, naive(&coarse, Metric::L2, row.as_slice().unwrap())[0].1);
         }
+    }
+
+    /// 1,200 lists in 40 groups of 30, each around a point of its own.
+    fn grouped(metric: Metric) -> Coarse {
+        let (points, mut lists) = (random(40, 24, 6), random(1_200, 24, 7));
+        for (i, mut list) in lists.rows_mut().into_iter().enumerate() {
+            list *= 0.3;
+            list += &points.row(i / 30);
+        }
+        Coarse::new(lists, metric).with_groups((0..=1_200).step_by(30).collect()).unwrap()
+    }
+
+    #[test]
+    fn groups_find_almost_the_same_lists() {
+        for metric in [Metric::Ip, Metric::Cosine, Metric::L2] {
+            let coarse = grouped(metric);
+            let (mut scratch, mut same) = (ProbeScratch::default(), 0);
+            for q in random(50, 24, 8).rows() {
+                let q = q.as_slice().unwrap();
+                let expected = naive(&coarse, metric, q);
+                let got: Vec<Probe> = coarse.probe(Kernels::detect(), q, 20, &mut scratch).collect();
+                assert_eq!(got.len(), 20);
+                same += expected[..20].iter().filter(|e| got.iter().any(|p| p.list == e.1)).count();
+            }
+            assert!(same >= 50 * 20 * 95 / 100, "{metric}: {same}");
+            assert_eq!(coarse.probe(Kernels::detect(), &[0.5; 24], 5_000, &mut scratch).len(), 1_200);
+        }
+    }
+
+    #[test]
+    fn groups_assign_almost_the_same_lists() {
+        let coarse = grouped(Metric::L2);
+        let mut x = random(2_000, 24, 9);
+        for (i, mut row) in x.rows_mut().into_iter().enumerate() {
+            row *= 0.1;
+            row += &coarse.centroids().row(i % 1_200);
+        }
+        let lists = coarse.assign_rows(x.view());
+        let nearest = Coarse::new(coarse.centroids().to_owned(), Metric::L2).assign_rows(x.view());
+        let same = lists.iter().zip(&nearest).filter(|(a, b)| a == b).count();
+        assert!(same >= 1_980, "{same}");
+    }
+
+    #[test]
+    fn groups_that_are_no_runs_of_all_lists_are_refused() {
+        for starts in [vec![], vec![0], vec![0, 5], vec![0, 5, 5, 12], vec![1, 12], vec![0, 7, 5, 12], vec![0, 13]] {
+            assert!(Coarse::new(random(12, 3, 1), Metric::L2).with_groups(starts.clone()).is_err(), "{starts:?}");
+        }
+        let whole = Coarse::new(random(12, 3, 1), Metric::L2).with_groups(vec![0, 5, 12]).unwrap();
+        assert_eq!(whole.group_starts(), [0, 5, 12]);
     }
 
     #[test]
