@@ -101,6 +101,26 @@ impl Reservoir {
         &mut self.keys
     }
 
+    /// Of the best `n` (or all, if fewer came) the best `k`, and of the others those that reach the score that `least` makes of
+    /// the `k`th best score; best first. The reservoir stays usable, but has forgotten the rest.
+    pub fn finish_near(&mut self, k: usize, least: impl FnOnce(f32) -> f32) -> &mut [u64] {
+        self.tighten();
+        if k < self.keys.len() {
+            let (_, kth, others) = self.keys.select_nth_unstable_by(k.max(1) - 1, |a, b| b.cmp(a));
+            let least = order_key(least(split_key(*kth).0), u32::MAX);
+            let mut kept = k.max(1);
+            for at in 0..others.len() {
+                if others[at] >= least {
+                    others.swap(at, kept - k.max(1));
+                    kept += 1;
+                }
+            }
+            self.keys.truncate(kept);
+        }
+        self.keys.sort_unstable_by(|a, b| b.cmp(a));
+        &mut self.keys
+    }
+
     /// The best `n` (or all, if fewer came), best first. The reservoir stays usable.
     pub fn finish(&mut self) -> &mut [u64] {
         self.tighten();
@@ -174,9 +194,19 @@ mod tests {
             prop_assert_eq!(top.finish().collect::<Vec<_>>(), sorted(&pairs, k));
             let mut by_id = sorted(&pairs, k);
             by_id.sort_by_key(|pair| pair.1);
+            let mut near = top.reservoir.clone();
             let ids = |pairs: &[(f32, u32)]| pairs.iter().map(|pair| pair.1).collect::<Vec<_>>();
             let found: Vec<_> = top.reservoir.by_id().iter().map(|&key| split_key(key)).collect();
             prop_assert_eq!(ids(&found), ids(&by_id));
+            let some = k.min(7);
+            let best = sorted(&pairs, k);
+            if some > 0 {
+                let least = |kth: f32| kth - 2.0;
+                let kept = best.iter().enumerate();
+                let kept = kept.filter(|&(at, pair)| at < some || pair.0 >= least(best[some - 1].0)).map(|(_, &pair)| pair);
+                let found: Vec<_> = near.finish_near(some, least).iter().map(|&key| split_key(key)).collect();
+                prop_assert_eq!(found, kept.collect::<Vec<_>>());
+            }
         }
 
         #[test]

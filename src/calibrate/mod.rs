@@ -40,7 +40,9 @@ const SHARES: [f64; 8] = [0.75, 0.85, 0.92, 0.95, 0.97, 0.985, 0.993, 0.998];
 /// Halvings of the range of efforts for lists.
 const HALVINGS: usize = 5;
 /// Share of the queries whose lists are ranked at once.
-const OFTEN: f64 = 0.8;
+const OFTEN: f64 = 0.9;
+/// Share of the queries that are given all the candidates that they want: keeping more for the others would cost all.
+const CANDIDATES_KEPT: f64 = 0.99;
 /// Candidates among which efforts are looked for, at least.
 const MOST_CANDIDATES: usize = 500;
 /// Nanoseconds: a list ranked and begun, a byte of codes scanned, a vector read.
@@ -266,7 +268,7 @@ fn effort(choosing: &Queries<'_>, checking: &Queries<'_>, goal: Goal) -> Result<
     let more = |most: usize, prefix: &Prefix| (most * 5 / 4 + 4).min(prefix.most);
     let lists = Prefix { most: more(used(&unbounded.each_lists, 1.0), &goal.lists), ..goal.lists };
     let often_lists = more(used(&unbounded.each_lists, OFTEN), &goal.lists);
-    let most = more(used(&unbounded.each_vectors, 1.0), &goal.candidates);
+    let most = used(&unbounded.each_vectors, CANDIDATES_KEPT).max(choosing.k);
     let goal = Goal { lists, often_lists, candidates: Prefix { most, ..goal.candidates } };
     let (chosen, checked) = (choosing.run(&goal)?, checking.run(&goal)?);
     Ok(Effort {

@@ -78,6 +78,11 @@ impl Prefix {
         (rank as f32).ln_1p() + self.weight * gap
     }
 
+    /// From this rank on, nothing with a wider gap is taken.
+    pub fn widest_gap(&self, rank: usize) -> f32 {
+        if self.weight > 0.0 { ((self.effort - (rank as f32).ln_1p()) / self.weight).max(0.0) } else { f32::INFINITY }
+    }
+
     /// How many of those with these gaps, ascending, are taken: at least one.
     pub fn length(&self, gaps: impl Iterator<Item = f32>) -> usize {
         let taken = gaps.enumerate().take(self.most).take_while(|&(rank, gap)| self.value(rank, gap) <= self.effort);
@@ -193,6 +198,9 @@ mod tests {
         // ln 1, ln 2 + .2, ln 3 + .4, ln 4 + 1.0
         assert_eq!(prefix.length([0.0, 0.1, 0.2, 0.5, 0.6].into_iter()), 3);
         assert_eq!(prefix.length([9.0, 9.0].into_iter()), 1);
+        // (2 - ln 3) / 2
+        assert!((prefix.widest_gap(2) - 0.450_69).abs() < 1e-4 && prefix.widest_gap(100) == 0.0);
+        assert_eq!(Prefix { weight: 0.0, ..prefix }.widest_gap(2), f32::INFINITY);
         assert_eq!(prefix.length([0.0; 20].into_iter()), 6);
     }
 

@@ -294,7 +294,7 @@ mod tests {
         }
     }
 
-    /// A quantizer with a router and all four heads, two of them with a residual; 30 values in, 24 coded, 10 stored.
+    /// A quantizer with groups, a router and all four heads, two of them with a residual; 30 values in, 24 coded, 10 stored.
     fn learned(seed: u64) -> Quantizer {
         let dense_query = random_head(30, Some(7), 10, seed);
         let heads = Heads {
@@ -305,7 +305,7 @@ mod tests {
         };
         let plain = random_quantizer(Metric::Cosine, CodeBits::Four, true, 2);
         let router = random_head(24, None, 9, seed + 3).linear;
-        plain.with_router(router).unwrap().with_heads(heads).unwrap()
+        plain.with_groups(vec![0, 4, 9]).unwrap().with_router(router).unwrap().with_heads(heads).unwrap()
     }
 
     #[test]
@@ -316,6 +316,7 @@ mod tests {
         let read = Quantizer::read(&vfs, path, None).unwrap();
         assert_eq!((read.dim(), read.code_dim(), read.dense_dim()), (30, 24, 10));
         assert_eq!((read.heads(), read.router()), (quantizer.heads(), quantizer.router()));
+        assert_eq!(read.coarse().group_starts(), [0, 4, 9]);
         assert_eq!((read.fingerprint(), read.memory_bytes()), (quantizer.fingerprint(), quantizer.memory_bytes()));
     }
 
@@ -330,6 +331,8 @@ mod tests {
             seen.push(quantizer.fingerprint());
         };
         changed(&|q| q.router = None);
+        changed(&|q| q.coarse = crate::quantizer::Coarse::new(q.coarse.centroids().to_owned(), q.metric));
+        changed(&|q| q.coarse = q.coarse.clone().with_groups(vec![0, 5, 9]).unwrap());
         changed(&|q| q.heads.code_query = None);
         changed(&|q| q.heads.code_document = None);
         changed(&|q| (q.heads.dense_query, q.heads.dense_document) = (None, None));
@@ -360,6 +363,23 @@ mod tests {
         assert!(read.heads().is_empty() && read.router().is_none());
         // And what has neither heads nor router is still written so.
         assert_eq!(quantizer.write(&vfs, path, [7; 16]).unwrap().header_crc, old.header_crc);
+    }
+
+    #[test]
+    fn groups_that_are_no_runs_of_lists_are_damage() {
+        let (vfs, path) = (MemoryVfs::default(), Path::new("/q.bg"));
+        let quantizer = random_quantizer(Metric::L2, CodeBits::Four, false, 2);
+        let meta = br#"{"metric":"l2","dim":24,"lists":9,"code_bits":4,"code_bytes":8,"rotation":false,"groups":true}"#;
+        for starts in [[0u32, 5, 5, 9], [0, 5, 7, 10], [1, 5, 7, 9]] {
+            let mut file = FileWriter::create(&vfs, path, Kind::Quantizer, [7; 16]).unwrap();
+            file.write_array(META, meta).unwrap();
+            file.write_array(CENT, quantizer.coarse().centroids().as_slice().unwrap()).unwrap();
+            file.write_array(GRPS, &starts).unwrap();
+            file.write_array(WORD, quantizer.product().codewords()).unwrap();
+            file.finish().unwrap();
+            let error = Quantizer::read(&vfs, path, None).unwrap_err();
+            assert!(matches!(&error, Error::Corrupt { section, .. } if section == "GRPS"), "{error}");
+        }
     }
 
     #[test]

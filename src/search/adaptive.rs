@@ -37,11 +37,20 @@ pub(crate) enum Unit {
 impl Unit {
     /// How much less promising `score` is than `best`.
     pub(crate) fn gap(self, best: f32, score: f32) -> f32 {
-        let unit = match self {
+        (best - score) / self.size(best)
+    }
+
+    /// A score that is less promising than `best` by `gap`, or by a little more.
+    fn reach(self, best: f32, gap: f32) -> f32 {
+        best - gap * self.size(best) - best.abs() * 2.0 * f32::EPSILON
+    }
+
+    fn size(self, best: f32) -> f32 {
+        let size = match self {
             Unit::Length(length) => length,
             Unit::Distance => (-best).max(0.0).sqrt(),
         };
-        (best - score) / unit.max(f32::MIN_POSITIVE)
+        size.max(f32::MIN_POSITIVE)
     }
 }
 
@@ -109,11 +118,13 @@ impl Searcher {
         let Scratch { asked, scoring, work } = scratch;
         self.map_dense(asked, work)?;
         let unit = self.unit(&asked.code_query);
-        let keys = scoring.best.finish();
-        stats.candidates = keys.len() as u32;
+        // Most candidates are too far from the kth whatever their rank: only the others are put in order.
+        let widest = goal.candidates.widest_gap(params.k);
+        let keys = scoring.best.finish_near(params.k, |kth| unit.reach(kth, widest));
         let kth = keys.get(params.k - 1).or(keys.last()).map_or(0.0, |&key| split_key(key).0);
         let wanted = goal.candidates.length(keys.iter().map(|&key| unit.gap(kth, split_key(key).0)));
         let wanted = wanted.max(params.k).min(keys.len());
+        stats.candidates = wanted as u32;
         self.read(&mut keys[..wanted], params, work, hits, stats)?;
         stats.fetch_ns = elapsed_ns(start);
         Ok(())
@@ -130,5 +141,9 @@ mod tests {
         // Distances 2 and 3: (9 - 4) / 2.
         assert_eq!(Unit::Distance.gap(-4.0, -9.0), 2.5);
         assert!(Unit::Distance.gap(0.0, -1.0).is_finite() && Unit::Length(0.0).gap(0.0, 0.0) == 0.0);
+        for unit in [Unit::Length(2.0), Unit::Distance] {
+            let score = unit.reach(-4.0, 1.5);
+            assert!(unit.gap(-4.0, score) >= 1.5 && unit.gap(-4.0, score) < 1.501);
+        }
     }
 }
