@@ -53,7 +53,8 @@ def main() -> int:
     measured: Measured = defaultdict(list)
     try:
         dataset = Dataset.open(arguments.dataset, arguments.queries, arguments.rows)
-        peers = open_all(chosen_plans(arguments, dataset.name), dataset, arguments.indexes or arguments.dataset / "indexes")
+        folder = arguments.indexes or arguments.dataset / "indexes"
+        peers = open_all(chosen_plans(arguments, dataset.name), dataset, folder)
         if arguments.build_only:
             return 0
         shared = [index_fields(peer, dataset, arguments.k) for peer in peers]
@@ -108,8 +109,6 @@ def chosen_plans(arguments: argparse.Namespace, dataset: str) -> list[Plan]:
 
 def open_all(plans: list[Plan], dataset: Dataset, folder: Path) -> list[Peer]:
     """Load every index, building what is not in `folder`; engines that are not installed are skipped."""
-    if not plans:
-        return []
     store = IndexStore(folder, dataset.base, dataset.metric)
     missing: dict[str, EngineMissing] = {}
     peers = []

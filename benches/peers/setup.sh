@@ -15,6 +15,7 @@ if ! install -r "$here/requirements.txt"; then
         install "$requirement" || echo "SKIPPED $requirement: no wheel for this platform, or it does not compile" >&2
     done < "$here/requirements.txt"
 fi
+"$here/.venv/bin/python" -c 'import numpy' || { echo "no numpy: nothing can be measured without it" >&2; exit 1; }
 "$here/.venv/bin/python" - "$here/requirements.txt" <<'PY'
 import importlib.metadata as metadata
 import sys

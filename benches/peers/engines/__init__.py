@@ -2,7 +2,7 @@
 
 | engine | module | package | what it is |
 |---|---|---|---|
-| faiss, faiss-rabitq | faiss | faiss-cpu | inverted lists of 4-bit product codes, or of RaBitQ codes, with full vectors to rescore |
+| faiss, faiss-rabitq | faiss | faiss-cpu | inverted lists of 4-bit product codes, or of RaBitQ codes; rescored |
 | scann | scann | scann | tree of leaves, anisotropic hashing, reordering |
 | hnswlib | graphs | hnswlib | HNSW over f32 vectors |
 | usearch | graphs | usearch | HNSW over f32 or f16 vectors |
@@ -53,4 +53,4 @@ def engine_class(engine: str) -> tuple[type[Peer], str]:
         peer_class.package()
         return peer_class, version(package)
     except (ImportError, PackageNotFoundError) as error:
-        raise EngineMissing(f"{package} cannot be imported ({error}); setup.sh installs it where it can be had") from error
+        raise EngineMissing(f"{package} cannot be imported ({error}); run setup.sh and read what it says") from error

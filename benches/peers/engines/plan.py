@@ -1,4 +1,4 @@
-"""What to build and which settings to search it with: plain data, so that plans are read without any engine installed."""
+"""What to build and which settings to search it with: plain data, read without any engine installed."""
 
 from __future__ import annotations
 
