@@ -4,11 +4,12 @@
     frontier.py peers.jsonl bigrain.jsonl --markdown table.md --html frontier.html --svg plots
 
 For every data set, the first table has the most queries a second of each engine among its settings that reach recall
-.90, .95 and .99 (no interpolation: a measured setting reaches the target or it does not), and the bytes a row that the
-index takes which does so; the second has the same by index. The plots (DATASET.frontier.svg, DATASET.memory.svg) show the
-Pareto frontier of each engine, recall against queries a second, and queries a second against bytes a row at recall .95.
-The page is one file of HTML and SVG that needs no network. Without options the tables go to stdout.
-Several files may hold the same setting: all points are used.
+.90, .95 and .99 (no interpolation: a measured setting reaches the target or it does not), and the bytes a row of the
+index that does so; the second has the same by index.
+
+The plots, DATASET.frontier.svg and DATASET.memory.svg, show the Pareto frontier of each engine, recall against queries
+a second, and queries a second against bytes a row at recall .95. The page is one file of HTML and SVG that needs no
+network. Without options the tables go to stdout. Several files may hold the same setting: all points are used.
 """
 
 from __future__ import annotations

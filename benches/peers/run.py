@@ -74,10 +74,10 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("dataset", type=Path, help="folder made by fetch_datasets.py")
     parser.add_argument("--out", type=Path, help="file of records, one JSON object a line")
-    parser.add_argument("-k", type=int, default=10, help="rows a query (default 10)")
-    parser.add_argument("--repetitions", type=int, default=3, metavar="R", help="turns (default 3)")
-    parser.add_argument("--queries", type=int, metavar="N", help="the first N queries only")
-    parser.add_argument("--rows", type=int, metavar="N", help="the first N rows only, to try something out")
+    parser.add_argument("-k", type=positive, default=10, help="rows a query (default 10)")
+    parser.add_argument("--repetitions", type=positive, default=3, metavar="R", help="turns (default 3)")
+    parser.add_argument("--queries", type=positive, metavar="N", help="the first N queries only")
+    parser.add_argument("--rows", type=positive, metavar="N", help="the first N rows only, to try something out")
     parser.add_argument(
         "--engine",
         action="append",
@@ -95,6 +95,13 @@ def parse_arguments() -> argparse.Namespace:
     return arguments
 
 
+def positive(text: str) -> int:
+    """A whole number of at least 1."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    return int(text)
+
+
 def say(line: str) -> None:
     """One line of progress."""
     print(line, file=sys.stderr, flush=True)
@@ -104,6 +111,8 @@ def chosen_plans(arguments: argparse.Namespace, dataset: str) -> list[Plan]:
     """The plans of the data set that the command line selects."""
     if arguments.index:
         return [FaissPlan(factory, NPROBE, K_FACTOR_RF) for factory in arguments.index]
+    if dataset not in PLANS:
+        say(f"no plans for {dataset!r}, only for {', '.join(PLANS)}: add some to plans.py, or give --index")
     return [plan for plan in PLANS.get(dataset, ()) if plan.engine in (arguments.engine or ENGINES)]
 
 
