@@ -178,7 +178,8 @@ def conditions(series: Series) -> str:
     turns = max((record.get("repetitions", 1) for record in records), default=1)
     load = f"; load when started {bounds(loads)}" if loads else ""
     where = "; ".join(machines) or "machine not recorded"
-    return f"k = {k}, one thread, one query a call, medians of up to {turns} turns; {where}{load}."
+    often = "one turn" if turns == 1 else f"medians of up to {turns} turns"
+    return f"k = {k}, one thread, one query a call, {often}; {where}{load}."
 
 
 def bounds(values: list[float]) -> str:

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Make the virtual environment of the peer engines beside this script (.venv, ignored by git) from the pinned versions.
-# Run again to bring it up to date; PYTHON names another interpreter. What cannot be had for a platform is named and left
-# out (run.py then skips the engine): scann and diskannpy have wheels for Linux on x86-64 only, diskannpy for CPython 3.9
-# to 3.11, rabitqlib for 3.11 and later; hnswlib is compiled, which takes a C++ compiler and Python's headers.
-# Dependencies are pinned too and not resolved, since diskannpy asks for a numpy that no other engine still takes.
+# Run again to bring it up to date; PYTHON names another interpreter, best CPython 3.11: the one that has all wheels. What
+# cannot be had for a platform is named and left out (run.py then skips the engine): scann is for Linux, diskannpy for
+# Linux on x86-64 with CPython 3.9 to 3.11, rabitqlib for 3.11 and later; hnswlib is compiled, which takes a C++ compiler
+# and Python's headers. Dependencies are pinned too and not resolved, since diskannpy asks for numpy 1, scann for numpy 2.
 set -euo pipefail
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 "${PYTHON:-python3}" -m venv "$here/.venv"
