@@ -4,9 +4,10 @@
 #     benches/peers/setup.sh && python3 benches/fetch_datasets.py && cargo build --release --workspace
 #     benches/peers/compare.sh data results [target/release]
 #
-# data: the folder that fetch_datasets.py filled. Indexes that are not there yet are built first (half an hour for all, on
-# two cores) and kept in data/DATASET/indexes; after that it measures for minutes. In results: a file of records a data
-# set, table.md, frontier.html, and the plots as SVG. QUERIES (default 1000), TURNS (default 2) and RUN_FLAGS (more flags
+# data: the folder that fetch_datasets.py filled. Indexes that are not there yet are built first and kept in
+# data/DATASET/indexes (several times longer than measuring takes; `run.py DATASET --build-only` does it ahead); remove
+# data/DATASET/indexes/bigrain to have bigrain's made again by newer programs. In results: a file of records a data set,
+# table.md, frontier.html, and the plots as SVG. QUERIES (default 1000), TURNS (default 2) and RUN_FLAGS (more flags
 # of run.py, as `--engine hnswlib`) change what is measured.
 set -euo pipefail
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
