@@ -1,35 +1,33 @@
 #!/usr/bin/env python3
-"""Merge files of records into a table for reading and a page with plots.
+"""Merge files of records into tables for reading, plots, and a page with both.
 
-    frontier.py peers.jsonl bigrain.jsonl --markdown table.md --html frontier.html
+    frontier.py peers.jsonl bigrain.jsonl --markdown table.md --html frontier.html --svg plots
 
-For every data set and index, the table gives the most queries a second among the settings that reach recall .90, .95
-and .99 (no interpolation: a measured setting reaches the target or it does not). The page shows the Pareto frontiers,
-recall against queries a second; it is one file of HTML and SVG that needs no network. Without options the table goes to
-stdout.
-Several files may hold the same setting: all points are used.
+For every data set, the first table has the most queries a second of each engine among its settings that reach recall
+.90, .95 and .99 (no interpolation: a measured setting reaches the target or it does not), and the bytes a row of the
+index that does so; the second has the same by index.
+
+The plots, DATASET.frontier.svg and DATASET.memory.svg, show the Pareto frontier of each engine, recall against queries
+a second, and queries a second against bytes a row at recall .95. The page is one file of HTML and SVG that needs no
+network. Without options the tables go to stdout. Several files may hold the same setting: all points are used.
 """
 
 from __future__ import annotations
 
 import argparse
 import html
-import math
 import sys
 from collections import defaultdict
 from pathlib import Path
 
+from plot import Line, bytes_range, frontier_plot, memory_plot
 from records import Record, RecordError, read
 
 TARGETS = (0.90, 0.95, 0.99)
-WIDTH, HEIGHT, LEFT, BOTTOM, TOP = 860, 460, 70, 50, 20
-PLOT_RIGHT = WIDTH - 20
-LOWEST_RECALL = 0.80
-HIGHEST_RECALL = 0.9999
-RECALL_TICKS = (0.80, 0.90, 0.95, 0.98, 0.99, 0.995, 0.999)
-COLOURS = ("#1b6ca8", "#d1495b", "#2e8b57", "#b8860b", "#6a4c93", "#00798c", "#8d5524", "#555555")
+# Engines are in the order of their speed at this recall, which is also that of the plot of memory.
+MIDDLE = TARGETS[1]
 STYLE = (
-    "body{font:15px sans-serif;max-width:900px;margin:2em auto} table{border-collapse:collapse} "
+    "body{font:15px sans-serif;max-width:1060px;margin:2em auto} table{border-collapse:collapse;margin:1em 0} "
     "td,th{padding:.2em .7em;text-align:right;border-bottom:1px solid #ddd} "
     "td:first-child,th:first-child{text-align:left}"
 )
@@ -38,26 +36,38 @@ Series = dict[tuple[str, str], list[Record]]
 
 
 def main() -> int:
-    """Read the records, write the table and the page."""
+    """Read the records, write tables, plots and page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("files", nargs="+", type=Path, help="files of records")
-    parser.add_argument("--markdown", type=Path, help="write the table here instead of stdout")
+    parser.add_argument("--markdown", type=Path, help="write the tables here instead of stdout")
     parser.add_argument("--html", type=Path, help="write the page here")
+    parser.add_argument("--svg", type=Path, metavar="FOLDER", help="write the plots here")
     arguments = parser.parse_args()
     try:
-        records = [record for path in arguments.files for record in read(path)]
+        sets = by_dataset([record for path in arguments.files for record in read(path)])
+        write_all(sets, arguments)
     except (RecordError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    sets = by_dataset(records)
-    table = markdown(sets)
+    return 0
+
+
+def write_all(sets: dict[str, Series], arguments: argparse.Namespace) -> None:
+    """Everything that the command line asks for."""
+    for path in (arguments.markdown, arguments.html):
+        if path:
+            path.parent.mkdir(parents=True, exist_ok=True)
     if arguments.markdown:
-        arguments.markdown.write_text(table)
+        arguments.markdown.write_text(markdown(sets))
     else:
-        print(table, end="")
+        print(markdown(sets), end="")
     if arguments.html:
         arguments.html.write_text(page(sets))
-    return 0
+    if arguments.svg:
+        arguments.svg.mkdir(parents=True, exist_ok=True)
+        for dataset, series in sets.items():
+            for kind, svg in plots(dataset, series).items():
+                (arguments.svg / f"{dataset}.{kind}.svg").write_text(svg)
 
 
 def by_dataset(records: list[Record]) -> dict[str, Series]:
@@ -83,7 +93,35 @@ def fastest_at(records: list[Record], target: float) -> Record | None:
     return max(reaching, key=lambda record: record["qps"], default=None)
 
 
-def table_rows(series: Series) -> list[list[str]]:
+def by_engine(series: Series) -> dict[str, list[Record]]:
+    """The records of each engine over all its indexes, fastest engine first; those that miss `MIDDLE` come last."""
+    engines: dict[str, list[Record]] = defaultdict(list)
+    for (engine, _), records in series.items():
+        engines[engine] += records
+
+    def speed(engine: str) -> float:
+        best = fastest_at(engines[engine], MIDDLE)
+        return best["qps"] if best else 0.0
+
+    return {engine: engines[engine] for engine in sorted(engines, key=speed, reverse=True)}
+
+
+def engine_rows(series: Series) -> list[list[str]]:
+    """Header and one row an engine: queries a second at each target, and bytes a row of the index that has them."""
+    rows = [["engine", *(head for target in TARGETS for head in (f"QPS at {target:.2f}", "bytes a row"))]]
+    for engine, records in by_engine(series).items():
+        cells = [engine]
+        for target in TARGETS:
+            best = fastest_at(records, target)
+            if best is None:
+                cells += ["not reached", "-"]
+            else:
+                cells += [f"{best['qps']:,.0f}", number(best.get("memory_bytes_per_row"))]
+        rows.append(cells)
+    return rows
+
+
+def index_rows(series: Series) -> list[list[str]]:
     """Header and one row an index: queries a second (and processor time a query) at each target, memory a row."""
     header = [
         "engine",
@@ -118,12 +156,17 @@ def markdown(sets: dict[str, Series]) -> str:
     """The tables of all data sets."""
     parts = []
     for dataset, series in sets.items():
-        header, *rows = table_rows(series)
-        lines = [f"## {dataset}", "", "| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
-        lines += ["| " + " | ".join(row) + " |" for row in rows]
-        lines += ["", conditions(series), ""]
-        parts.append("\n".join(lines) + "\n")
+        tables = [markdown_table(rows) for rows in (engine_rows(series), index_rows(series))]
+        parts.append("\n".join([f"## {dataset}", "", tables[0], tables[1], conditions(series), ""]))
     return "\n".join(parts)
+
+
+def markdown_table(rows: list[list[str]]) -> str:
+    """Rows of text as a table whose first row is the header; figures to the right, names to the left."""
+    header, *body = rows
+    sides = ["---" if head in ("engine", "index") else "---:" for head in header]
+    lines = ["| " + " | ".join(header) + " |", "|" + "|".join(sides) + "|"]
+    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in body), ""])
 
 
 def conditions(series: Series) -> str:
@@ -133,18 +176,43 @@ def conditions(series: Series) -> str:
     machines = sorted({record["machine"] for record in records if "machine" in record})
     loads = [record["load"] for record in records if "load" in record]
     turns = max((record.get("repetitions", 1) for record in records), default=1)
-    load = f"; load when started {min(loads)} to {max(loads)}" if loads else ""
+    load = f"; load when started {bounds(loads)}" if loads else ""
     where = "; ".join(machines) or "machine not recorded"
-    return f"k = {k}, one thread, one query a call, medians of up to {turns} turns; {where}{load}."
+    often = "one turn" if turns == 1 else f"medians of up to {turns} turns"
+    return f"k = {k}, one thread, one query a call, {often}; {where}{load}."
+
+
+def bounds(values: list[float]) -> str:
+    """The least and the largest of `values`, or the one that all are."""
+    return f"{min(values)}" if min(values) == max(values) else f"{min(values)} to {max(values)}"
+
+
+def plots(dataset: str, series: Series) -> dict[str, str]:
+    """The plots of a data set as SVG, by kind; one with nothing to draw is left out."""
+    lines = []
+    for engine, records in by_engine(series).items():
+        frontier = pareto(records)
+        sizes = [record["memory_bytes_per_row"] for record in frontier if record.get("memory_bytes_per_row")]
+        lines.append(Line(engine, frontier, bytes_range(sizes)))
+    best = [fastest_at(series[name], MIDDLE) for name in series]
+    ordered = sorted((record for record in best if record), key=lambda record: -record["qps"])
+    note = conditions(series)
+    drawn = {
+        "frontier": frontier_plot(f"{dataset}: speed and recall", note, lines),
+        "memory": memory_plot(f"{dataset}: speed and memory at recall {MIDDLE}", note, ordered),
+    }
+    return {kind: svg for kind, svg in drawn.items() if svg}
 
 
 def page(sets: dict[str, Series]) -> str:
     """The self-contained HTML page."""
-    parts = ["<!doctype html><html lang=en><meta charset=utf-8><title>Recall and queries a second</title>"]
-    parts.append(f"<style>{STYLE}</style><h1>Recall and queries a second</h1>")
+    parts = ["<!doctype html><html lang=en><meta charset=utf-8><title>Recall, speed and memory</title>"]
+    parts.append(f"<style>{STYLE}</style><h1>Recall, speed and memory</h1>")
     for dataset, series in sets.items():
-        parts.append(f"<h2>{html.escape(dataset)}</h2>{plot(series)}{html_table(table_rows(series))}")
-        parts.append(f"<p>{html.escape(conditions(series))} Rest the pointer on a dot for its setting.</p>")
+        parts.append(f"<h2>{html.escape(dataset)}</h2>")
+        parts += plots(dataset, series).values()
+        parts += [html_table(engine_rows(series)), html_table(index_rows(series))]
+        parts.append(f"<p>{html.escape(conditions(series))} Rest the pointer on a mark for its setting.</p>")
     return "\n".join(parts) + "\n</html>\n"
 
 
@@ -155,72 +223,6 @@ def html_table(rows: list[list[str]]) -> str:
         tag = "th" if position == 0 else "td"
         lines.append("<tr>" + "".join(f"<{tag}>{html.escape(text)}</{tag}>" for text in row))
     return "<table>" + "\n".join(lines) + "</table>"
-
-
-def plot(series: Series) -> str:
-    """Pareto frontiers as SVG: recall on a scale of -log(1 - recall), queries a second on a log scale."""
-    frontiers = {
-        name: [record for record in pareto(records) if record["recall"] >= LOWEST_RECALL]
-        for name, records in series.items()
-    }
-    rates = [record["qps"] for records in frontiers.values() for record in records]
-    if not rates:
-        return f"<p>No setting reaches recall {LOWEST_RECALL}.</p>"
-    lowest, highest = min(rates) * 0.8, max(rates) * 1.25
-    parts = [f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="queries a second against recall">']
-    parts += grid(lowest, highest)
-    for position, ((engine, index), records) in enumerate(frontiers.items()):
-        colour = COLOURS[position % len(COLOURS)]
-        points = [(recall_x(record["recall"]), rate_y(record["qps"], lowest, highest)) for record in records]
-        path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
-        parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"/>')
-        for record, (x, y) in zip(records, points, strict=True):
-            figures = f"recall {record['recall']:.4f}, {record['qps']:,.0f} QPS"
-            title = html.escape(f"{engine} {index}: {record.get('setting', '')}, {figures}")
-            parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3.5" fill="{colour}"><title>{title}</title></circle>')
-        legend_y = HEIGHT - BOTTOM - 14 - 16 * (len(frontiers) - 1 - position)
-        label = html.escape(f"{engine} {index}")
-        parts.append(f'<text x="{LEFT + 12}" y="{legend_y}" fill="{colour}" font-size="13">{label}</text>')
-    return "".join(parts) + "</svg>"
-
-
-def grid(lowest: float, highest: float) -> list[str]:
-    """Lines and labels of both axes."""
-    parts = []
-    floor = HEIGHT - BOTTOM
-    for recall in RECALL_TICKS:
-        x = recall_x(recall)
-        parts.append(f'<line x1="{x:.1f}" y1="{TOP}" x2="{x:.1f}" y2="{floor}" stroke="#ddd"/>')
-        parts.append(f'<text x="{x:.1f}" y="{floor + 18}" font-size="12" text-anchor="middle">{recall:g}</text>')
-    for rate in rate_ticks(lowest, highest):
-        y = rate_y(rate, lowest, highest)
-        parts.append(f'<line x1="{LEFT}" y1="{y:.1f}" x2="{PLOT_RIGHT}" y2="{y:.1f}" stroke="#ddd"/>')
-        parts.append(f'<text x="{LEFT - 6}" y="{y + 4:.1f}" font-size="12" text-anchor="end">{rate:,.0f}</text>')
-    middle = (LEFT + PLOT_RIGHT) / 2
-    parts.append(f'<text x="{middle}" y="{HEIGHT - 8}" font-size="13" text-anchor="middle">recall</text>')
-    parts.append(f'<text x="{LEFT - 6}" y="{TOP - 6}" font-size="13" text-anchor="end">QPS</text>')
-    return parts
-
-
-def rate_ticks(lowest: float, highest: float) -> list[float]:
-    """1, 2 and 5 times powers of ten between the bounds."""
-    decades = range(math.floor(math.log10(lowest)), math.ceil(math.log10(highest)) + 1)
-    ticks = [step * 10.0**decade for decade in decades for step in (1, 2, 5)]
-    return [tick for tick in ticks if lowest <= tick <= highest]
-
-
-def recall_x(recall: float) -> float:
-    """Horizontal position: each factor of ten in misses is as wide as the next."""
-    share = math.log((1 - LOWEST_RECALL) / (1 - min(recall, HIGHEST_RECALL))) / math.log(
-        (1 - LOWEST_RECALL) / (1 - HIGHEST_RECALL)
-    )
-    return LEFT + share * (PLOT_RIGHT - LEFT)
-
-
-def rate_y(rate: float, lowest: float, highest: float) -> float:
-    """Vertical position of queries a second."""
-    share = math.log(rate / lowest) / math.log(highest / lowest)
-    return HEIGHT - BOTTOM - share * (HEIGHT - BOTTOM - TOP)
 
 
 if __name__ == "__main__":

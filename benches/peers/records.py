@@ -10,9 +10,9 @@ A record is a flat JSON object, one a line of a file:
 | qps_lowest, qps_highest, repetitions | the spread of the repetitions and their number |
 | cpu_us | processor time a query, which other work on the machine disturbs less than wall time; null if unknown |
 | call_overhead_us | the same call on an index of a few rows: what the binding costs; null if unknown |
-| memory_bytes_per_row | the whole index, with the vectors it keeps in memory to rescore candidates |
+| memory_bytes_per_row | the whole index, with the vectors it keeps in memory to rescore candidates; null if unknown |
 | code_bytes_per_row | the same without those vectors |
-| build_s | seconds of training and adding; null if unknown |
+| build_s | seconds of training, adding and writing, whenever it was built; null if unknown |
 | machine, load | processor and load average when the measurement began |
 """
 
