@@ -75,7 +75,7 @@ impl Engine for Faiss {
         };
         match self.parameters.set_index_parameter(&self.index, name, value) {
             Ok(()) => Ok(true),
-            Err(error) if said(&error).starts_with("could not set parameter") => Ok(false),
+            Err(error) if said(&error).contains("could not set parameter") => Ok(false),
             Err(error) => Err(failed(&format!("setting {name} to {value}"), &error)),
         }
     }

@@ -53,7 +53,7 @@ impl From<&Point> for Best {
         let named = [("nprobe", point.setting.nprobe), ("k_factor", point.setting.refine)];
         let told: Vec<String> =
             named.iter().filter_map(|(name, value)| Some(format!("{name} {}", (*value)?))).collect();
-        let setting = if told.is_empty() { "all there is".into() } else { told.join(", ") };
+        let setting = if told.is_empty() { "defaults".into() } else { told.join(", ") };
         Best { recall: point.recall, qps: point.qps, p50_us: point.p50_us, setting }
     }
 }
