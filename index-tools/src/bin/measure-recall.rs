@@ -9,8 +9,10 @@ use bigrain::error::{Error, Result};
 use bigrain::eval::{self, Memory, Outcome, Plan, Reference, Setting};
 use bigrain::search::{OpenOptions, SearchParams, Searcher};
 use clap::{ArgGroup, Parser};
+use index_tools::baseline::{self, Asked, Baselines, Documents};
 use index_tools::frontier::{Table, by_depth, page, report};
 use index_tools::rows::Rows;
+use serde_json::json;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -38,6 +40,15 @@ use std::time::{Duration, Instant};
 ///
 ///     measure-recall --index index --queries dev.npy --qrels qrels.dev.small.tsv \
 ///         --query-ids dev.ids.txt --document-ids docs.ids.txt -k 1000 --run dev.run
+///
+/// In a build with the feature faiss, --baseline builds indexes of FAISS from the same
+/// documents and asks them the same queries, one at a time, between the settings of
+/// this index; both frontiers follow the table. Write PQ16np, not PQ16, which trains
+/// for 20 times as long:
+///
+///     measure-recall --index index --queries queries.npy --exact --limit 1000 -k 10 \
+///         --nprobe 4,8,16,32 --candidates 20,50,100 --documents vectors.npy \
+///         --baseline IVF512,PQ50x4fs,RFlat --baseline IVF512,PQ16np
 #[derive(Parser)]
 #[command(name = "measure-recall", version, verbatim_doc_comment, group(ArgGroup::new("reference").required(true).args(["truth", "qrels", "exact"])))]
 struct Arguments {
@@ -117,6 +128,8 @@ struct Arguments {
     /// Print JSON instead of a table.
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    baselines: baseline::Arguments,
 }
 
 fn main() -> ExitCode {
@@ -148,19 +161,39 @@ fn run(arguments: &Arguments) -> Result<()> {
         geometric: arguments.geometric,
     };
     let table = Table { print: !arguments.json, weight: arguments.sparse_weight.iter().any(|&weight| weight != 0.0) };
+    let mut baselines = match arguments.baselines.check()? {
+        Some(path) => {
+            let documents = Documents::read(path, &searcher, &rows)?;
+            let asked = Asked::new(&searcher, &queries, &reference, &plan);
+            Some(Baselines::build(&arguments.baselines, documents, asked, &arguments.k)?)
+        }
+        None => None,
+    };
     table.header();
+    let settings = grid(arguments);
     let mut outcomes = Vec::new();
-    for setting in grid(arguments) {
+    for &setting in &settings {
         let outcome = eval::measure(&searcher, &queries, &reference, setting, &plan)?;
         table.row(&outcome);
         outcomes.push(outcome);
+        if let Some(baselines) = &mut baselines {
+            baselines.keep_up(outcomes.len(), settings.len())?;
+        }
     }
-    if let (Some(path), [setting]) = (&arguments.run, &grid(arguments)[..]) {
+    if let (Some(path), [setting]) = (&arguments.run, &settings[..]) {
         write_run(path, &searcher, &queries, &setting.params(&plan), &rows)?;
     }
-    let report = report(&searcher, open_ms, opened, &reference, queries.len() / searcher.dim(), &outcomes);
+    let mut report = report(&searcher, open_ms, opened, &reference, queries.len() / searcher.dim(), &outcomes);
     if table.print {
         print!("{}", second_table(&outcomes));
+    }
+    if let Some(baselines) = &baselines {
+        let frontiers = baseline::frontiers(&searcher, &outcomes, baselines.all());
+        report["baselines"] = json!(baselines.all());
+        report["frontiers"] = json!(frontiers);
+        if table.print {
+            print!("{}", baseline::describe(&frontiers));
+        }
     }
     if arguments.json {
         println!("{report:#}");
@@ -175,6 +208,7 @@ fn run(arguments: &Arguments) -> Result<()> {
 }
 
 fn check(arguments: &Arguments) -> Result<()> {
+    arguments.baselines.check()?;
     if arguments.k.contains(&0) {
         return Err(Error::params("k", "0 hits have no recall; ask for 1 or more"));
     }
