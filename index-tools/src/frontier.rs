@@ -1,5 +1,6 @@
 //! What `measure-recall` tells: a table for people while it runs, JSON, a page.
 
+use crate::outln;
 use bigrain::eval::{self, Machine, Memory, Outcome, Reference};
 use bigrain::search::Searcher;
 use serde_json::json;
@@ -84,7 +85,7 @@ impl Table {
 
     fn line(&self, weight: &str, setting: &str, quality: &str, work: &str) {
         if self.print {
-            println!("{setting}{} {quality}   {work}", if self.weight { weight } else { "" });
+            outln!("{setting}{} {quality}   {work}", if self.weight { weight } else { "" });
         }
     }
 }

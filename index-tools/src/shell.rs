@@ -1,5 +1,7 @@
 //! How a command ends: 0 done, 1 failed, 2 wrong usage; one clear line on standard error where it did not succeed.
 
+use std::fmt;
+use std::io::{ErrorKind, Write, stdout};
 use std::process::ExitCode;
 
 use bigrain::error::Error;
@@ -30,4 +32,25 @@ pub fn finish(command: &str, outcome: Result<(), Failure>) -> ExitCode {
     let line = error.to_string().split_whitespace().collect::<Vec<_>>().join(" ");
     eprintln!("{command}: {line}");
     ExitCode::from(code)
+}
+
+/// Writes to standard output. A reader that has seen enough (`| head`) is no failure, and the work goes on.
+pub fn write(text: fmt::Arguments<'_>) {
+    if let Err(error) = stdout().write_fmt(text).and_then(|()| stdout().flush())
+        && error.kind() != ErrorKind::BrokenPipe
+    {
+        eprintln!("warning: standard output: {error}");
+    }
+}
+
+/// `print!` that a reader may leave.
+#[macro_export]
+macro_rules! out {
+    ($($text:tt)*) => { $crate::shell::write(format_args!($($text)*)) };
+}
+
+/// `println!` that a reader may leave.
+#[macro_export]
+macro_rules! outln {
+    ($($text:tt)*) => { $crate::shell::write(format_args!("{}\n", format_args!($($text)*))) };
 }

@@ -13,10 +13,10 @@ use bigrain::types::{Element, Metric};
 use clap::Args;
 use serde_json::Value;
 
-use super::SettingsOptions;
 use super::search::line;
 use super::serve::{log_to_stderr, serve_until_signal};
 use super::table::{Line, table};
+use super::{SettingsOptions, say};
 
 /// The query that is answered at once.
 const FIRST_QUERY: &str = "bluetooth speaker";
@@ -98,7 +98,7 @@ fn first_answer(searcher: &Searcher, known: &KnownQueries) -> Result<u64> {
     let params = SearchParams { k: 5, ..SearchParams::default() };
     searcher.search(vector, &params, &mut searcher.scratch(), &mut hits)?;
     let lines = hits.iter().map(|hit| line(searcher, hit).map(with_price)).collect::<Result<Vec<_>>>()?;
-    println!("{FIRST_QUERY}:\n{}", table(&lines));
+    say(&format!("{FIRST_QUERY}:\n{}", table(&lines)))?;
     hits.first().map(|hit| hit.key).ok_or_else(|| Error::params("data", "the index has no products"))
 }
 
@@ -111,23 +111,23 @@ fn with_price(mut line: Line) -> Line {
     line
 }
 
-fn print_what_to_try(address: &str, key: u64, texts: &[String]) {
-    let curl = |path: &str, body: String| {
-        println!("  curl -s http://{address}{path} -H 'content-type: application/json' \\\n    -d '{body}'\n");
+fn print_what_to_try(address: &str, key: u64, texts: &[String]) -> Result<()> {
+    let curl = |path: &str, body: &str| {
+        format!("  curl -s http://{address}{path} -H 'content-type: application/json' \\\n    -d '{body}'\n")
     };
     let listed: Vec<String> = texts.iter().take(8).map(|text| format!("{text:?}")).collect();
-    println!(
-        "Serving on http://{address}. Try, in another terminal:\n\nby text ({} and {} more):",
-        listed.join(", "),
-        texts.len().saturating_sub(8)
-    );
-    curl("/search", r#"{"text": "laptop", "limit": 3, "with_fields": true}"#.into());
-    println!("more like a product:");
-    curl("/search", format!(r#"{{"key": {key}, "limit": 3, "with_fields": true, "stats": true}}"#));
-    println!("several at once:");
+    let (listed, more) = (listed.join(", "), texts.len().saturating_sub(8));
     let batch = r#"{"queries": [{"text": "laptop"}, {"text": "bluetooth speaker"}], "limit": 2}"#;
-    curl("/v1/collections/default/search/batch", batch.into());
-    println!("what is served, and how it is doing:");
-    println!("  curl -s http://{address}/v1/collections/default\n  curl -s http://{address}/metrics\n");
-    println!("Ctrl-C ends it.");
+    say(&[
+        format!("Serving on http://{address}. Try, in another terminal:\n\nby text ({listed} and {more} more):"),
+        curl("/search", r#"{"text": "laptop", "limit": 3, "with_fields": true}"#),
+        "more like a product:".into(),
+        curl("/search", &format!(r#"{{"key": {key}, "limit": 3, "with_fields": true, "stats": true}}"#)),
+        "several at once:".into(),
+        curl("/v1/collections/default/search/batch", batch),
+        "what is served, and how it is doing:".into(),
+        format!("  curl -s http://{address}/v1/collections/default\n  curl -s http://{address}/metrics\n"),
+        "Ctrl-C ends it.".into(),
+    ]
+    .join("\n"))
 }

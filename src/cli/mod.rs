@@ -6,6 +6,7 @@ mod search;
 mod serve;
 mod table;
 
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -67,6 +68,11 @@ pub(crate) fn run() -> Result<ExitCode> {
         Command::Config(options) => config::run(&options).map(|()| ExitCode::SUCCESS),
         Command::Demo(options) => demo::run(&options),
     }
+}
+
+/// `println!` that a reader may leave.
+fn say(text: &str) -> Result<()> {
+    printed(std::io::stdout().write_all(format!("{text}\n").as_bytes()))
 }
 
 /// What a failed write to stdout becomes. A reader that has seen enough (`| head`) is no failure.

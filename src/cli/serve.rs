@@ -35,7 +35,7 @@ pub(super) fn run(options: &Options) -> Result<ExitCode> {
     log_to_stderr();
     let config = options.settings.load()?.config()?;
     let service = open(&options.index, config)?;
-    serve_until_signal(service, |_| ())
+    serve_until_signal(service, |_| Ok(()))
 }
 
 /// Logs to stderr from `BIGRAIN_LOG` on, or from `info`.
@@ -60,7 +60,10 @@ pub(super) fn open(dir: &Path, config: ServerConfig) -> Result<Arc<Service>> {
 
 /// Binds the configured address, tells it to `listening`, and serves until a signal comes. Exit code 1 if requests
 /// had to be cut at the end.
-pub(super) fn serve_until_signal(service: Arc<Service>, listening: impl FnOnce(&str)) -> Result<ExitCode> {
+pub(super) fn serve_until_signal(
+    service: Arc<Service>,
+    listening: impl FnOnce(&str) -> Result<()>,
+) -> Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(NETWORK_THREADS).enable_all().build();
     let runtime = runtime.map_err(Error::io("network threads"))?;
     let drained = runtime.block_on(async {
@@ -69,7 +72,7 @@ pub(super) fn serve_until_signal(service: Arc<Service>, listening: impl FnOnce(&
         let shutdown = shutdown_signal()?;
         let address = listener.local_addr().map_err(Error::io("listen address"))?.to_string();
         tracing::info!("listening on http://{address}");
-        listening(&address);
+        listening(&address)?;
         Ok::<bool, Error>(serve(listener, shutdown, service).await)
     })?;
     // A worker may still be at a query whose client is gone; it must not hold up the end.

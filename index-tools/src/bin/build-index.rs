@@ -3,6 +3,7 @@
 // What --help shows is indented, not fenced.
 #![allow(rustdoc::invalid_rust_codeblocks)]
 
+use index_tools::{out, outln};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -152,9 +153,9 @@ fn reliability(calibration: &[Calibration]) -> String {
 /// Prints a result for machines or for people.
 fn show<T: serde::Serialize>(json: bool, result: &T, describe: impl FnOnce(&T) -> String) {
     if json {
-        println!("{}", serde_json::to_string_pretty(result).expect("plain values"));
+        outln!("{}", serde_json::to_string_pretty(result).expect("plain values"));
     } else {
-        print!("{}", describe(result));
+        out!("{}", describe(result));
     }
 }
 

@@ -3,6 +3,7 @@
 // What --help shows is indented, not fenced.
 #![allow(rustdoc::invalid_rust_codeblocks)]
 
+use index_tools::{out, outln};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
@@ -44,7 +45,7 @@ fn main() -> ExitCode {
     let outcome = check(&arguments.dir);
     match &outcome {
         Ok(index) => report(index, &arguments, started.elapsed().as_secs_f64()),
-        Err(error) if arguments.json => println!("{:#}", damage(error)),
+        Err(error) if arguments.json => outln!("{:#}", damage(error)),
         Err(_) => {}
     }
     finish("check-index", outcome.map(drop).map_err(Failure::Failed))
@@ -65,7 +66,7 @@ fn report(index: &Index, arguments: &Arguments, seconds: f64) {
         let (id, rows) = (&manifest.id, manifest.rows);
         let result =
             serde_json::json!({"ok": true, "id": id, "rows": rows, "files": files, "bytes": bytes, "seconds": seconds});
-        println!("{result:#}");
+        outln!("{result:#}");
         return;
     }
     let facts = [
@@ -75,7 +76,7 @@ fn report(index: &Index, arguments: &Arguments, seconds: f64) {
         ("files", format!("{files}, {}", Size(bytes))),
         ("time", duration(seconds)),
     ];
-    print!("{}", pairs(&facts));
+    out!("{}", pairs(&facts));
 }
 
 /// The first damage, for machines.

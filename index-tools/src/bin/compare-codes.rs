@@ -3,6 +3,7 @@
 // What --help shows is indented, not fenced.
 #![allow(rustdoc::invalid_rust_codeblocks)]
 
+use index_tools::out;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
@@ -154,7 +155,7 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
     drop(progress);
     let baseline = arguments.baseline.as_deref().map(read_runs).transpose()?.unwrap_or_default();
     let all: Vec<Run> = baseline.into_iter().chain(runs).collect();
-    print!("{}", describe(&all));
+    out!("{}", describe(&all));
     if let Some(path) = &arguments.html {
         let lines = [format!(
             "{} documents of {} dimensions, {} test queries, {} candidates verified.",

@@ -3,6 +3,7 @@
 // What --help shows is indented, not fenced.
 #![allow(rustdoc::invalid_rust_codeblocks)]
 
+use index_tools::{out, outln};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -180,7 +181,7 @@ fn report(arguments: &Arguments, maker: &Maker, watch: &dyn Watch) -> Result<()>
         let source = resampler.source().len() / resampler.dim();
         let compared = if arguments.compare { Some(like::compare(resampler, watch)?) } else { None };
         match &compared {
-            Some(comparison) if !arguments.json => print!("{}", like::describe(comparison)),
+            Some(comparison) if !arguments.json => out!("{}", like::describe(comparison)),
             _ => {}
         }
         let element = arguments.element.to_string();
@@ -189,7 +190,7 @@ fn report(arguments: &Arguments, maker: &Maker, watch: &dyn Watch) -> Result<()>
         });
     }
     if arguments.json {
-        println!("{result:#}");
+        outln!("{result:#}");
     }
     Ok(())
 }

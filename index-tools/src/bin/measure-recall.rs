@@ -12,6 +12,7 @@ use clap::{ArgGroup, Parser};
 use index_tools::baseline::{self, Asked, Baselines, Documents};
 use index_tools::frontier::{Table, by_depth, page, report};
 use index_tools::rows::Rows;
+use index_tools::{out, outln};
 use serde_json::json;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -185,18 +186,18 @@ fn run(arguments: &Arguments) -> Result<()> {
     }
     let mut report = report(&searcher, open_ms, opened, &reference, queries.len() / searcher.dim(), &outcomes);
     if table.print {
-        print!("{}", second_table(&outcomes));
+        out!("{}", second_table(&outcomes));
     }
     if let Some(baselines) = &baselines {
         let frontiers = baseline::frontiers(&searcher, &outcomes, baselines.all());
         report["baselines"] = json!(baselines.all());
         report["frontiers"] = json!(frontiers);
         if table.print {
-            print!("{}", baseline::describe(&frontiers));
+            out!("{}", baseline::describe(&frontiers));
         }
     }
     if arguments.json {
-        println!("{report:#}");
+        outln!("{report:#}");
     }
     if let Some(path) = &arguments.out {
         std::fs::write(path, format!("{report:#}\n")).map_err(Error::io(path))?;

@@ -3,6 +3,7 @@
 // What --help shows is indented, not fenced.
 #![allow(rustdoc::invalid_rust_codeblocks)]
 
+use index_tools::{out, outln};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -88,7 +89,7 @@ fn report(split: &Split, arguments: &Arguments) {
         for (part, pairs) in split.parts() {
             result[part] = pairs.len().into();
         }
-        println!("{result:#}");
+        outln!("{result:#}");
     } else {
         let row = |name: &str, pairs: usize| {
             vec![name.to_string(), grouped(pairs as u64), format!("{:.2} %", 100.0 * share(pairs))]
@@ -96,8 +97,8 @@ fn report(split: &Split, arguments: &Arguments) {
         let mut rows: Vec<_> = split.parts().iter().map(|(part, pairs)| row(part, pairs.len())).collect();
         rows.push(row("all", split.pairs()));
         rows.push(row("largest component", split.largest));
-        print!("{}", columns(&["part", "pairs", "share"], &rows));
-        println!("{} components", grouped(split.components as u64));
+        out!("{}", columns(&["part", "pairs", "share"], &rows));
+        outln!("{} components", grouped(split.components as u64));
     }
     if share(split.largest) > LARGE {
         eprintln!(

@@ -3,6 +3,7 @@
 // What --help shows is indented, not fenced.
 #![allow(rustdoc::invalid_rust_codeblocks)]
 
+use index_tools::{out, outln};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -156,9 +157,9 @@ fn run(arguments: Arguments) -> Result<(), Failure> {
     let report = learn(&spec, &progress)?;
     drop(progress);
     if arguments.json {
-        println!("{}", serde_json::to_string_pretty(&report).expect("plain values"));
+        outln!("{}", serde_json::to_string_pretty(&report).expect("plain values"));
     } else {
-        print!("{}", describe(&report, &spec.output));
+        out!("{}", describe(&report, &spec.output));
     }
     Ok(())
 }
