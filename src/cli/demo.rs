@@ -44,7 +44,7 @@ pub(super) fn run(options: &Options) -> Result<ExitCode> {
     config.known_queries.texts = data.join("queries.tsv");
     config.known_queries.vectors = data.join("query_vectors.npy");
     build_products(&data, &dir)?;
-    let open = OpenOptions { store: config.index.store, direct: config.index.direct };
+    let open = config.index.options();
     let searcher = Arc::new(Searcher::open(&dir, &open)?);
     let known = KnownQueries::load(&config.known_queries.texts, &config.known_queries.vectors, searcher.dim())?;
     let key = first_answer(&searcher, &known)?;
