@@ -47,8 +47,7 @@ pub(super) fn log_to_stderr() {
 
 /// Opens the index in `dir` and starts the workers over it.
 pub(super) fn open(dir: &Path, config: ServerConfig) -> Result<Arc<Service>> {
-    let open = config.index.options();
-    let searcher = Arc::new(Searcher::open(dir, &open)?);
+    let searcher = Arc::new(Searcher::open(dir, &config.index.options())?);
     for note in searcher.notes() {
         tracing::warn!("{note}");
     }
