@@ -17,7 +17,7 @@ use std::io::{BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use bigrain::dense::{DenseSet, DenseWriter, FetchScratch, RecordLayout, Store};
+use bigrain::dense::{DenseSet, DenseWriter, FetchScratch, OpenOptions, RecordLayout, Store};
 use bigrain::format::{FileEntry, PAGE};
 use bigrain::types::{Element, Row};
 use bigrain::vfs::{RealVfs, Vfs};
@@ -119,7 +119,8 @@ impl Shards {
     }
 
     fn open(&self, store: Store, direct: bool) -> Outcome<DenseSet> {
-        let set = DenseSet::open(&RealVfs, &self.dir, &self.entries, &ID, self.layout, self.rows, store, direct)?;
+        let options = OpenOptions { store, direct, ..OpenOptions::default() };
+        let set = DenseSet::open(&RealVfs, &self.dir, &self.entries, &ID, self.layout, self.rows, &options)?;
         if set.notes().is_empty() { Ok(set) } else { Err(set.notes().join("; ").into()) }
     }
 

@@ -26,7 +26,7 @@
 //! | [`heads`] | small trained maps over the vectors of a frozen encoder |
 //! | [`quantizer`] | centroids, rotation, codebooks, learned heads and router; a query's score tables |
 //! | [`codes`] | inverted lists in memory and their scan |
-//! | [`dense`] | dense vectors on SSD: records, shards, four ways to read them |
+//! | [`dense`] | dense vectors on SSD: records, shards, four ways to read them, page cache, int8 tier |
 //! | [`train`] | k-means, product quantization, OPQ |
 //! | [`index`] | the manifest and the files it names, opened for search |
 //! | [`build`] | from files of vectors to an index, in bounded memory |

@@ -7,7 +7,7 @@ use allocation_counter::measure;
 use bigrain::build::{BuildSpec, build};
 use bigrain::dataset::synthetic::{Clustered, Draw};
 use bigrain::dataset::{Scalar, VectorWriter};
-use bigrain::dense::Store;
+use bigrain::dense::{Store, Tier};
 use bigrain::heads::{Head, Heads, Residual};
 use bigrain::index::{Index, OpenOptions};
 use bigrain::search::{SearchParams, Searcher};
@@ -78,9 +78,19 @@ fn a_warm_query_allocates_nothing() {
         let output = folder.path().join(metric.to_string());
         let mut spec = BuildSpec { metric, dense, ..BuildSpec::new(folder.path().join("input.fbin"), &output) };
         build(&spec, &Silent).unwrap();
-        let open = |store| Searcher::open(&output, &OpenOptions { store, direct: false }).unwrap();
+        let open = |store| Searcher::open(&output, &OpenOptions { store, ..OpenOptions::default() }).unwrap();
         for store in [Store::Mmap, Store::Memory, Store::Uring, Store::Pread] {
             assert_nothing_is_allocated(&open(store), &queries, &format!("{metric} {dense} {store}"));
+        }
+        for store in [Store::Uring, Store::Pread] {
+            let tier = if dense == Element::I8 { Tier::None } else { Tier::Int8 };
+            let options = OpenOptions { store, direct: true, page_cache: 16 << 20, tier };
+            let searcher = Searcher::open(&output, &options).unwrap();
+            assert_nothing_is_allocated(
+                &searcher,
+                &queries,
+                &format!("{metric} {dense} {store}, tier {tier}, page cache"),
+            );
         }
         if metric != Metric::L2 {
             let path = folder.path().join("learned.bg");

@@ -53,6 +53,8 @@ pub struct Table {
     pub print: bool,
     /// Whether a column for the weight is worth its room.
     pub weight: bool,
+    /// Whether columns for vectors in memory, of the tier and of the page cache, are worth their room.
+    pub in_memory: bool,
 }
 
 impl Table {
@@ -67,6 +69,7 @@ impl Table {
                 "recall", "of cand.", "MRR", "queries/s", "p50 µs", "p99 µs"
             ),
             &format!("{:>7} {:>7} {:>7} µs  {:>9} {:>8}", "probe", "scan", "fetch", "rows", "vectors"),
+            &format!(" {:>8} {:>8}", "cached", "by tier"),
         );
     }
 
@@ -80,12 +83,14 @@ impl Table {
             &format!("{:>5} {:>7} {:>10}", o.k, o.nprobe, o.candidates),
             &format!("{recall:>8.4} {of_candidates:>8.4} {mrr:>8.4} {qps:>9.0} {p50:>8.1} {p99:>8.1}"),
             &format!("{probe:>7.1} {scan:>7.1} {fetch:>7.1}     {:>9.0} {:>8.0}", o.rows_scanned, o.vectors_read),
+            &format!(" {:>8.1} {:>8.0}", o.vectors_cached, o.tier_scored),
         );
     }
 
-    fn line(&self, weight: &str, setting: &str, quality: &str, work: &str) {
+    fn line(&self, weight: &str, setting: &str, quality: &str, work: &str, in_memory: &str) {
         if self.print {
-            outln!("{setting}{} {quality}   {work}", if self.weight { weight } else { "" });
+            let weight = if self.weight { weight } else { "" };
+            outln!("{setting}{weight} {quality}   {work}{}", if self.in_memory { in_memory } else { "" });
         }
     }
 }
@@ -165,7 +170,9 @@ mod tests {
             p50_us: 1.0,
             p99_us: 1.0,
             rows_scanned: 1.0,
+            tier_scored: 0.0,
             vectors_read: 1.0,
+            vectors_cached: 0.0,
             rounds: 1.0,
             bytes_read: 1.0,
             probe_us: 1.0,

@@ -138,6 +138,15 @@ fn recall_is_measured_before_and_after_verification() {
     assert!(results[0]["candidate_recall"]["10"].as_f64() < results[0]["candidate_recall"]["20"].as_f64());
     assert!(String::from_utf8(measure(&[]).stdout).unwrap().contains("of cand."));
     assert_ends(&measure(&["--sparse-weight", "NaN"]), 1, "sparse_weight");
+    // What is kept in memory saves reads and changes no answer.
+    let in_memory = ["--store", "uring", "--direct", "--page-cache", "1MiB", "--dense-tier", "int8"];
+    let with = json(&measure(&[&in_memory[..], &["--json"]].concat()));
+    let (with, without) = (&with["results"][1], &results[2]);
+    assert_eq!((&with["recall"], &with["tier_scored"]), (&1.0.into(), &200.0.into()));
+    assert!(with["vectors_read"].as_f64() < without["vectors_read"].as_f64(), "{with}");
+    assert_eq!((&with["vectors_cached"], &with["bytes_read"]), (&with["vectors_read"], &0.0.into()));
+    assert!(String::from_utf8(measure(&in_memory).stdout).unwrap().contains("by tier"));
+    assert_ends(&measure(&["--page-cache", "1MiB"]), 1, "page_cache");
     // More hits than rows: all of them are found.
     assert_eq!(json(&measure(&["--json", "-k", "500"]))["results"][0]["recall"], 1.0);
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use bigrain::build::{BuildSpec, build};
 use bigrain::error::{Error, Result};
-use bigrain::search::{OpenOptions, SearchParams, Searcher};
+use bigrain::search::{SearchParams, Searcher};
 use bigrain::server::{KnownQueries, Service};
 use bigrain::train::Watch;
 use bigrain::types::{Element, Metric};
@@ -44,8 +44,7 @@ pub(super) fn run(options: &Options) -> Result<ExitCode> {
     config.known_queries.texts = data.join("queries.tsv");
     config.known_queries.vectors = data.join("query_vectors.npy");
     build_products(&data, &dir)?;
-    let open = OpenOptions { store: config.index.store, direct: config.index.direct };
-    let searcher = Arc::new(Searcher::open(&dir, &open)?);
+    let searcher = Arc::new(Searcher::open(&dir, &config.index.options())?);
     let known = KnownQueries::load(&config.known_queries.texts, &config.known_queries.vectors, searcher.dim())?;
     let key = first_answer(&searcher, &known)?;
     if options.no_serve {

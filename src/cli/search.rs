@@ -4,7 +4,7 @@ use std::io::{BufWriter, Write};
 use std::path::PathBuf;
 
 use bigrain::dataset::VectorFile;
-use bigrain::dense::Store;
+use bigrain::dense::{Store, Tier};
 use bigrain::error::{Error, Result};
 use bigrain::search::{Hit, OpenOptions, SearchParams, SearchStats, Searcher};
 use clap::Args;
@@ -52,6 +52,15 @@ pub(super) struct Options {
     /// How dense vectors are read: mmap, pread, uring or memory
     #[arg(long, default_value_t = Store::Mmap)]
     store: Store,
+    /// Read past the system's page cache (pread and uring)
+    #[arg(long)]
+    direct: bool,
+    /// Most bytes of pages that direct reads keep in memory for later queries; 0: none
+    #[arg(long, value_name = "BYTES", default_value_t = 0)]
+    page_cache: u64,
+    /// What is kept in memory of every dense vector, to score candidates without a read: none or int8
+    #[arg(long, value_name = "TIER", default_value_t = Tier::None)]
+    dense_tier: Tier,
     /// Print one JSON object a query
     #[arg(long)]
     json: bool,
@@ -65,7 +74,8 @@ fn positive(text: &str) -> std::result::Result<usize, String> {
 }
 
 pub(super) fn run(options: &Options) -> Result<()> {
-    let searcher = Searcher::open(&options.index, &OpenOptions { store: options.store, direct: false })?;
+    let Options { store, direct, page_cache, dense_tier: tier, .. } = *options;
+    let searcher = Searcher::open(&options.index, &OpenOptions { store, direct, page_cache, tier })?;
     for note in searcher.notes() {
         eprintln!("note: {note}");
     }

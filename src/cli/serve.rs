@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use bigrain::error::{Error, Result};
-use bigrain::search::{OpenOptions, Searcher};
+use bigrain::search::Searcher;
 use bigrain::server::{ServerConfig, Service, serve};
 use clap::Args;
 use tokio::net::TcpListener;
@@ -47,8 +47,7 @@ pub(super) fn log_to_stderr() {
 
 /// Opens the index in `dir` and starts the workers over it.
 pub(super) fn open(dir: &Path, config: ServerConfig) -> Result<Arc<Service>> {
-    let open = OpenOptions { store: config.index.store, direct: config.index.direct };
-    let searcher = Arc::new(Searcher::open(dir, &open)?);
+    let searcher = Arc::new(Searcher::open(dir, &config.index.options())?);
     for note in searcher.notes() {
         tracing::warn!("{note}");
     }

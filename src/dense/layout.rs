@@ -63,6 +63,11 @@ impl RecordLayout {
         self.stride
     }
 
+    /// Type of the elements as they are stored.
+    pub fn element(&self) -> Element {
+        self.element
+    }
+
     /// Elements of a vector.
     pub fn dim(&self) -> usize {
         self.dim
@@ -87,6 +92,12 @@ impl RecordLayout {
     pub(super) fn place(&self, row: Row) -> (usize, u64) {
         let row = u64::from(row);
         ((row / self.rows_per_shard) as usize, row % self.rows_per_shard)
+    }
+
+    /// Rows that are kept in memory together: those of a page, or one where a record is larger than a page. Shards hold whole
+    /// blocks, so `row / block_rows` counts them through all shards.
+    pub(super) fn block_rows(&self) -> usize {
+        self.per_page
     }
 
     fn fits_page(&self) -> bool {
@@ -143,12 +154,7 @@ impl RecordLayout {
                 }
             }
             Element::I8 => {
-                let scale = (vector.iter().fold(0f32, |m, v| m.max(v.abs())) / 127.0).min(I8_SCALE_MAX);
-                // Not times the inverse, which is infinite for the smallest scales. Under scale 0 the quotients are NaN
-                // or infinite, and the values 0 either way.
-                for (out, value) in out.iter_mut().zip(vector) {
-                    *out = (value / scale).round_ties_even().clamp(-127.0, 127.0) as i8 as u8;
-                }
+                let scale = quantise(vector, bytemuck::cast_slice_mut(&mut out[..used]));
                 out[end..end + 4].copy_from_slice(&scale.to_le_bytes());
             }
         }
@@ -170,6 +176,17 @@ impl RecordLayout {
         let (body, crc) = record.split_at(self.stride - 4);
         crc32c::crc32c(body).to_le_bytes() == crc
     }
+}
+
+/// Rounds a vector to int8 values in `out` (as many as the vector has); returns their scale: `value = scale * int8`.
+pub(super) fn quantise(vector: &[f32], out: &mut [i8]) -> f32 {
+    let scale = (vector.iter().fold(0f32, |m, v| m.max(v.abs())) / 127.0).min(I8_SCALE_MAX);
+    // Not times the inverse, which is infinite for the smallest scales. Under scale 0 the quotients are NaN or infinite, and
+    // clamped or cast to a value that the scale makes 0.
+    for (out, value) in out.iter_mut().zip(vector) {
+        *out = (value / scale).round_ties_even().clamp(-127.0, 127.0) as i8;
+    }
+    scale
 }
 
 /// A record whose checksum was verified. Its bytes start at a multiple of 4.

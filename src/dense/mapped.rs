@@ -131,5 +131,5 @@ pub(super) fn for_each(shards: &[Mapped], layout: &RecordLayout, rows: &[Row], f
         shard.verify(layout, row, at, bytes)?;
         f(i, RecordRef::new(layout, bytes));
     }
-    Ok(FetchStats { vectors: rows.len(), bytes: rows.len() * layout.stride(), reads: 0 })
+    Ok(FetchStats { vectors: rows.len(), cached: 0, bytes: rows.len() * layout.stride(), reads: 0 })
 }

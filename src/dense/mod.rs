@@ -13,22 +13,29 @@
 //!   batch of page-aligned reads and scores records as they arrive; [`Store::Pread`] does the same with a fixed pool of
 //!   threads. Neighbouring pages are read together. Both can read past the page cache.
 //! - [`Store::Memory`] loads everything into huge pages: for small indexes, and to tell what the reading costs.
+//! - **Hot pages stay in memory** where reads go past the system's page cache: a cache of a given size, whose pages were
+//!   verified when they came in and which one-off scans do not wash out ([`OpenOptions::page_cache`]).
+//! - **Most candidates need no read at all** where memory has room for a coarser copy: every vector as int8
+//!   ([`Int8Tier`]), with bounds so sound that leaving out what they exclude changes no answer.
 //!
 //! All readers hand [`RecordRef`]s to the same function; which one runs changes no answer.
 
 #![allow(unsafe_code)] // maps, aligned pages and rings; each use states why it is sound
 
+mod cache;
 mod layout;
 mod mapped;
 mod pread;
 mod reads;
 #[cfg(test)]
 mod tests;
+mod tier;
 #[cfg(target_os = "linux")]
 mod uring;
 mod writer;
 
 pub use layout::{RecordLayout, RecordRef};
+pub use tier::{Int8Tier, TierQuery};
 pub use writer::DenseWriter;
 
 use serde::{Deserialize, Serialize};
@@ -38,8 +45,9 @@ use std::str::FromStr;
 
 use crate::error::{Error, Result};
 use crate::format::{FileEntry, FileReader, Kind, PAGE};
-use crate::types::Row;
+use crate::types::{Element, Row, names};
 use crate::vfs::Vfs;
+use cache::PageCache;
 use mapped::Mapped;
 use pread::PreadReader;
 use reads::ShardFile;
@@ -82,11 +90,56 @@ impl FromStr for Store {
     }
 }
 
+/// What is kept in memory of every dense vector, to score candidates without a read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Tier {
+    /// Nothing.
+    #[default]
+    None,
+    /// One byte an element and 8 bytes a row ([`Int8Tier`]).
+    Int8,
+}
+
+names!(Tier, "dense_tier", Tier::None => "none", Tier::Int8 => "int8");
+
+/// How to open the dense vectors of an index.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct OpenOptions {
+    /// How vectors are read.
+    pub store: Store,
+    /// Read past the system's page cache (positioned reads and io_uring only).
+    pub direct: bool,
+    /// Most bytes of pages that direct reads keep in memory for the next query; 0: none.
+    pub page_cache: u64,
+    /// What is kept in memory of every vector.
+    pub tier: Tier,
+}
+
+impl OpenOptions {
+    /// Refuses a page cache where the system has one already.
+    fn check(&self) -> Result<()> {
+        let own_reads = matches!(self.store, Store::Pread | Store::Uring) && self.direct;
+        if self.page_cache == 0 || own_reads {
+            return Ok(());
+        }
+        let (bytes, store) = (self.page_cache, self.store);
+        let way = if self.direct { "" } else { " without direct reads" };
+        let reason = format!(
+            "{bytes} bytes for pages are of use only to direct reads by pread or uring, not to {store}{way}; give 0, or \
+             store uring with direct"
+        );
+        Err(Error::params("page_cache", reason))
+    }
+}
+
 /// What a fetch cost.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct FetchStats {
     /// Records handed out.
     pub vectors: usize,
+    /// Those of them that came from the page cache.
+    pub cached: usize,
     /// Bytes read, or touched in a map.
     pub bytes: usize,
     /// Reads issued; 0 for maps and memory.
@@ -97,6 +150,7 @@ pub struct FetchStats {
 #[derive(Debug, Default)]
 pub struct FetchScratch {
     plan: Vec<reads::Read>,
+    misses: reads::Misses,
     #[cfg(target_os = "linux")]
     ring: Option<uring::Ring>,
     slots: Vec<reads::Slot>,
@@ -112,6 +166,8 @@ pub struct DenseSet {
     layout: RecordLayout,
     rows: u64,
     reader: Reader,
+    cache: Option<PageCache>,
+    tier: Option<Int8Tier>,
     store: Store,
     notes: Vec<String>,
 }
@@ -125,9 +181,12 @@ enum Reader {
 }
 
 impl DenseSet {
-    /// Opens the shards `entries` in `dir` after checking their headers. `direct` asks for reads past the page cache.
+    /// Opens the shards `entries` in `dir` after checking their headers; a tier reads every vector once, on rayon's threads.
     /// Where io_uring or direct reads cannot be had, the next best way is taken and [`DenseSet::notes`] says why.
-    #[allow(clippy::too_many_arguments, reason = "what a manifest says, once, when an index is opened")]
+    ///
+    /// # Errors
+    /// `InvalidParams` for a page cache that is too small or of no use, and for a tier of vectors that are int8 already;
+    /// `Corrupt` and `Io` naming the shard.
     pub fn open(
         vfs: &dyn Vfs,
         dir: &Path,
@@ -135,9 +194,9 @@ impl DenseSet {
         index_id: &[u8; 16],
         layout: RecordLayout,
         rows: u64,
-        store: Store,
-        direct: bool,
+        options: &OpenOptions,
     ) -> Result<DenseSet> {
+        options.check()?;
         if entries.len() != layout.shards(rows) {
             let found = format!("{} dense shards are named, {rows} rows need {}", entries.len(), layout.shards(rows));
             return Err(Error::corrupt(dir, "manifest", found));
@@ -150,7 +209,7 @@ impl DenseSet {
             })
             .collect::<Result<_>>()?;
         let mut notes = Vec::new();
-        let store = effective(store, &files, &mut notes);
+        let (store, direct) = (effective(options.store, &files, &mut notes), options.direct);
         let reader = match store {
             Store::Mmap => Reader::Mapped(mapped::map_all(&files, &layout, rows)?),
             Store::Memory => Reader::Mapped(mapped::load_all(&files)?),
@@ -160,7 +219,12 @@ impl DenseSet {
             #[cfg(not(target_os = "linux"))]
             Store::Uring => unreachable!("effective() replaced it"),
         };
-        Ok(DenseSet { layout, rows, reader, store, notes })
+        let cache = PageCache::new(options.page_cache, layout, rows)?;
+        let mut set = DenseSet { layout, rows, reader, cache, tier: None, store, notes };
+        if options.tier == Tier::Int8 {
+            set.tier = Some(Int8Tier::build(&set)?);
+        }
+        Ok(set)
     }
 
     /// How vectors are really read.
@@ -178,6 +242,21 @@ impl DenseSet {
         &self.layout
     }
 
+    /// Number of vectors.
+    pub fn rows(&self) -> u64 {
+        self.rows
+    }
+
+    /// The vectors that are kept in memory as int8, if any are.
+    pub fn tier(&self) -> Option<&Int8Tier> {
+        self.tier.as_ref()
+    }
+
+    /// Bytes of the tier and of the pages that the cache holds now.
+    pub fn memory_bytes(&self) -> u64 {
+        self.cache.as_ref().map_or(0, PageCache::memory_bytes) + self.tier.as_ref().map_or(0, Int8Tier::memory_bytes)
+    }
+
     /// Calls `f` once for each of `rows` (ascending, below the number of rows) with its place in `rows` and its record,
     /// in the order in which records arrive. The scratch may serve any thread and any set, one fetch at a time.
     ///
@@ -185,13 +264,34 @@ impl DenseSet {
     /// `Corrupt` naming the file and row of a damaged record, `Io` of a failed read; some records may have been handed
     /// out before, none is afterwards, and the scratch is as good as new.
     pub fn for_each(&self, rows: &[Row], scratch: &mut FetchScratch, f: OnRecord<'_>) -> Result<FetchStats> {
+        self.read(self.cache.as_ref(), rows, scratch, f)
+    }
+
+    /// [`DenseSet::for_each`] past the page cache: for exact search, checks and all else that reads rows whatever queries ask
+    /// for. Reads every byte from where it is stored, and leaves the cache as it is.
+    ///
+    /// # Errors
+    /// As [`DenseSet::for_each`].
+    pub fn for_each_once(&self, rows: &[Row], scratch: &mut FetchScratch, f: OnRecord<'_>) -> Result<FetchStats> {
+        self.read(None, rows, scratch, f)
+    }
+
+    fn read(
+        &self,
+        cache: Option<&PageCache>,
+        rows: &[Row],
+        scratch: &mut FetchScratch,
+        f: OnRecord<'_>,
+    ) -> Result<FetchStats> {
         assert!(rows.last().is_none_or(|&row| u64::from(row) < self.rows), "rows are those of this index");
         debug_assert!(rows.is_sorted());
         match &self.reader {
             Reader::Mapped(shards) => mapped::for_each(shards, &self.layout, rows, f),
-            Reader::Pread(reader) => reader.for_each(&self.layout, rows, scratch, f),
+            Reader::Pread(reader) => reader.for_each(&self.layout, cache, rows, scratch, f),
             #[cfg(target_os = "linux")]
-            Reader::Uring(files) => uring::for_each(files, &self.layout, rows, scratch, f),
+            Reader::Uring(files) => {
+                uring::for_each(reads::Source { files, layout: &self.layout, cache }, rows, scratch, f)
+            }
         }
     }
 }

@@ -7,7 +7,8 @@
 use crossbeam::channel::{Receiver, Sender, bounded, unbounded};
 use std::sync::Arc;
 
-use super::reads::{Fetch, Read, ShardFile, Slot, fetch};
+use super::cache::PageCache;
+use super::reads::{Fetch, Read, ShardFile, Slot, Source, fetch};
 use super::{FetchScratch, FetchStats, OnRecord, RecordLayout};
 use crate::error::{Error, Result};
 use crate::types::Row;
@@ -66,11 +67,13 @@ impl PreadReader {
     pub(super) fn for_each(
         &self,
         layout: &RecordLayout,
+        cache: Option<&PageCache>,
         rows: &[Row],
         scratch: &mut FetchScratch,
         f: OnRecord<'_>,
     ) -> Result<FetchStats> {
-        fetch(&self.files, layout, rows, scratch, |fetch, scratch| {
+        let source = Source { files: &self.files, layout, cache };
+        fetch(source, rows, scratch, f, |fetch, scratch, f| {
             // Taken, and given back only with every reply received: after a panic of `f`, or without a pool, replies
             // may still come, and they must not be taken for those of the next fetch.
             let replies = scratch.replies.take().unwrap_or_default();

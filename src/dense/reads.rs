@@ -4,6 +4,7 @@ use bytemuck::{Pod, Zeroable};
 use std::ops::Range;
 use std::path::PathBuf;
 
+use super::cache::PageCache;
 use super::{FetchScratch, FetchStats, OnRecord, RecordLayout, RecordRef, damaged};
 use crate::error::Result;
 use crate::format::{FileReader, PAGE};
@@ -147,10 +148,27 @@ pub(super) fn plan(layout: &RecordLayout, rows: &[Row], reads: &mut Vec<Read>) {
     }
 }
 
-/// The reads of one call of [`super::DenseSet::for_each`].
-pub(super) struct Fetch<'a> {
+/// Rows that are not in memory.
+#[derive(Debug, Default)]
+pub(super) struct Misses {
+    pub(super) rows: Vec<Row>,
+    /// Their places in the rows asked for.
+    pub(super) places: Vec<usize>,
+}
+
+/// What every fetch of a reader has in common.
+#[derive(Clone, Copy)]
+pub(super) struct Source<'a> {
     pub(super) files: &'a [ShardFile],
     pub(super) layout: &'a RecordLayout,
+    /// Where pages are looked for before they are read, and kept afterwards.
+    pub(super) cache: Option<&'a PageCache>,
+}
+
+/// The reads of one call of [`super::DenseSet::for_each`].
+pub(super) struct Fetch<'a> {
+    pub(super) source: Source<'a>,
+    /// The rows to read.
     pub(super) rows: &'a [Row],
     pub(super) reads: &'a [Read],
 }
@@ -158,36 +176,56 @@ pub(super) struct Fetch<'a> {
 impl Fetch<'_> {
     /// Verifies and hands out the records that the read of `slot` brought.
     pub(super) fn deliver(&self, slot: &Slot, f: OnRecord<'_>) -> Result<()> {
-        let read = &self.reads[slot.read];
+        let (read, Source { files, layout, cache }) = (&self.reads[slot.read], self.source);
         for i in read.rows.clone() {
-            let at = self.layout.place(self.rows[i]).1;
-            let start = (PAGE + self.layout.offset(at) - read.offset) as usize;
-            let record = &slot.bytes()[start..start + self.layout.stride()];
-            if !self.layout.is_whole(record) {
-                return Err(damaged(&self.files[read.shard].path, self.rows[i], at));
+            let at = layout.place(self.rows[i]).1;
+            let start = (PAGE + layout.offset(at) - read.offset) as usize;
+            let record = &slot.bytes()[start..start + layout.stride()];
+            if !layout.is_whole(record) {
+                return Err(damaged(&files[read.shard].path, self.rows[i], at));
             }
-            f(i, RecordRef::new(self.layout, record));
+            f(i, RecordRef::new(layout, record));
+        }
+        if let Some(cache) = cache {
+            cache.admit(&self.rows[read.rows.clone()], read.offset, slot.bytes());
         }
         Ok(())
     }
 }
 
-/// Plans the reads for `rows` and lets `run` do them.
+/// Hands out what the cache of `source` has of `rows`, plans the reads for the others and lets `run` do them.
 pub(super) fn fetch(
-    files: &[ShardFile],
-    layout: &RecordLayout,
+    source: Source<'_>,
     rows: &[Row],
     scratch: &mut FetchScratch,
-    run: impl FnOnce(&Fetch<'_>, &mut FetchScratch) -> Result<()>,
+    f: OnRecord<'_>,
+    run: impl FnOnce(&Fetch<'_>, &mut FetchScratch, OnRecord<'_>) -> Result<()>,
+) -> Result<FetchStats> {
+    let Some(cache) = source.cache else { return read(source, rows, scratch, f, run) };
+    let mut misses = std::mem::take(&mut scratch.misses);
+    cache.deliver(rows, &mut misses, f);
+    let Misses { rows: missing, places } = &misses;
+    let stats = read(source, missing, scratch, &mut |i, record| f(places[i], record), run);
+    scratch.misses = misses;
+    stats.map(|read| FetchStats { vectors: rows.len(), cached: rows.len() - read.vectors, ..read })
+}
+
+/// Plans the reads for `rows` and lets `run` do them.
+fn read(
+    source: Source<'_>,
+    rows: &[Row],
+    scratch: &mut FetchScratch,
+    f: OnRecord<'_>,
+    run: impl FnOnce(&Fetch<'_>, &mut FetchScratch, OnRecord<'_>) -> Result<()>,
 ) -> Result<FetchStats> {
     if rows.is_empty() {
         return Ok(FetchStats::default());
     }
     let mut reads = std::mem::take(&mut scratch.plan);
-    plan(layout, rows, &mut reads);
-    let done = run(&Fetch { files, layout, rows, reads: &reads }, scratch);
+    plan(source.layout, rows, &mut reads);
+    let done = run(&Fetch { source, rows, reads: &reads }, scratch, f);
     let bytes = reads.iter().map(|read| read.length as usize).sum();
-    let stats = FetchStats { vectors: rows.len(), bytes, reads: reads.len() };
+    let stats = FetchStats { vectors: rows.len(), cached: 0, bytes, reads: reads.len() };
     scratch.plan = reads;
     done.map(|()| stats)
 }

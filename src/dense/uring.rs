@@ -8,8 +8,8 @@ use io_uring::{IoUring, opcode, types};
 use std::io;
 use std::os::fd::AsRawFd;
 
-use super::reads::{Fetch, ShardFile, Slot, fetch};
-use super::{FetchScratch, FetchStats, OnRecord, RecordLayout};
+use super::reads::{Fetch, Slot, Source, fetch};
+use super::{FetchScratch, FetchStats, OnRecord};
 use crate::error::{Error, Result};
 use crate::types::Row;
 
@@ -40,17 +40,16 @@ pub(super) fn probe() -> io::Result<()> {
 
 /// See [`super::DenseSet::for_each`].
 pub(super) fn for_each(
-    files: &[ShardFile],
-    layout: &RecordLayout,
+    source: Source<'_>,
     rows: &[Row],
     scratch: &mut FetchScratch,
     f: OnRecord<'_>,
 ) -> Result<FetchStats> {
-    fetch(files, layout, rows, scratch, |fetch, scratch| {
+    fetch(source, rows, scratch, f, |fetch, scratch, f| {
         // Taken, and given back only when it is empty.
         let mut ring = match scratch.ring.take() {
             Some(ring) => ring,
-            None => Ring::new().map_err(Error::io(&files[0].path))?,
+            None => Ring::new().map_err(Error::io(&source.files[0].path))?,
         };
         let outcome = run(fetch, &mut ring, f);
         if ring.is_empty() {
@@ -71,7 +70,7 @@ fn run(fetch: &Fetch<'_>, ring: &mut Ring, f: OnRecord<'_>) -> Result<()> {
         if ring.is_empty() {
             return outcome;
         }
-        ring.wait().map_err(Error::io(&fetch.files[0].path))?;
+        ring.wait().map_err(Error::io(&fetch.source.files[0].path))?;
         while let Some((slot, result)) = ring.completed() {
             if outcome.is_ok() {
                 outcome = complete(fetch, &mut ring.slots[slot], result, f);
@@ -84,7 +83,7 @@ fn run(fetch: &Fetch<'_>, ring: &mut Ring, f: OnRecord<'_>) -> Result<()> {
 /// waited for: all three are rare, and the last one may be the end of a damaged file, which has to be told from it.
 fn complete(fetch: &Fetch<'_>, slot: &mut Slot, result: i32, f: OnRecord<'_>) -> Result<()> {
     let read = &fetch.reads[slot.read];
-    let shard = &fetch.files[read.shard];
+    let shard = &fetch.source.files[read.shard];
     match u64::try_from(result) {
         Ok(length) if length == read.length => {}
         Err(_) if !passes(&io::Error::from_raw_os_error(-result)) => {
@@ -115,7 +114,7 @@ impl Ring {
     /// Queues read `index` into a free slot's buffer.
     fn push(&mut self, fetch: &Fetch<'_>, index: usize) -> Result<()> {
         let read = &fetch.reads[index];
-        let shard = &fetch.files[read.shard];
+        let shard = &fetch.source.files[read.shard];
         let failed = |reason| Error::io(&shard.path)(io::Error::other(reason));
         let file = shard.file.as_file().ok_or_else(|| failed("a simulated file cannot be read by a ring"))?;
         let slot = self.free.pop().ok_or_else(|| failed("the ring is full"))?;
@@ -175,7 +174,8 @@ impl Drop for Ring {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::dense::reads::plan;
+    use crate::dense::RecordLayout;
+    use crate::dense::reads::{ShardFile, plan};
     use crate::format::{FileReader, Kind, PAGE};
     use crate::types::Element;
     use crate::vfs::RealVfs;
@@ -196,7 +196,8 @@ mod tests {
         let files = ShardFile::open_all(&RealVfs, vec![file], false, &mut Vec::new());
         let mut reads = Vec::new();
         plan(&layout, &[2, 3], &mut reads);
-        test(&Fetch { files: &files, layout: &layout, rows: &[2, 3], reads: &reads }, &path);
+        let source = Source { files: &files, layout: &layout, cache: None };
+        test(&Fetch { source, rows: &[2, 3], reads: &reads }, &path);
     }
 
     fn keys_after(fetch: &Fetch<'_>, result: i32) -> Result<Vec<u64>> {

@@ -34,7 +34,7 @@ pub fn exact_scores(searcher: &Searcher, queries: &[f32], k: usize) -> Result<Re
     let mut block = Array2::zeros((ROWS, mapped.ncols()));
     for rows in rows.chunks(ROWS) {
         let mut used = block.slice_mut(ndarray::s![..rows.len(), ..]);
-        searcher.index().dense().for_each(rows, &mut scratch, &mut |i, record| {
+        searcher.index().dense().for_each_once(rows, &mut scratch, &mut |i, record| {
             record.decode(used.row_mut(i).as_slice_mut().expect("C order"));
         })?;
         offer(searcher.metric(), mapped.view(), used.view(), rows[0], &mut best);

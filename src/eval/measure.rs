@@ -96,8 +96,12 @@ pub struct Outcome {
     pub p99_us: f64,
     /// Rows whose codes were scored.
     pub rows_scanned: f64,
+    /// Candidates scored by the int8 tier.
+    pub tier_scored: f64,
     /// Dense vectors scored.
     pub vectors_read: f64,
+    /// Those of them that came from the page cache; like `bytes_read` of the timed run, which finds it filled.
+    pub vectors_cached: f64,
     /// Times that a query waited for dense vectors.
     pub rounds: f64,
     /// Bytes of dense shards read.
@@ -156,9 +160,11 @@ pub fn measure(
         p50_us: percentile(&timed.latencies, 0.5),
         p99_us: percentile(&timed.latencies, 0.99),
         rows_scanned: mean(&|s| s.rows_scanned as f64),
+        tier_scored: mean(&|s| f64::from(s.tier_scored)),
         vectors_read: mean(&|s| f64::from(s.vectors_read)),
+        vectors_cached: timed.vectors_cached as f64 / timed.queries as f64,
         rounds: mean(&|s| f64::from(s.rounds)),
-        bytes_read: mean(&|s| s.bytes_read as f64),
+        bytes_read: timed.steps.bytes_read as f64 / timed.queries as f64,
         probe_us: per_query(timed.steps.probe_ns),
         scan_us: per_query(timed.steps.scan_ns),
         fetch_us: per_query(timed.steps.fetch_ns),
@@ -184,6 +190,7 @@ struct Timed {
     latencies: Vec<u64>,
     /// Sums over queries.
     steps: SearchStats,
+    vectors_cached: u64,
 }
 
 impl Timed {
@@ -193,6 +200,8 @@ impl Timed {
         self.steps.probe_ns += stats.probe_ns;
         self.steps.scan_ns += stats.scan_ns;
         self.steps.fetch_ns += stats.fetch_ns;
+        self.steps.bytes_read += stats.bytes_read;
+        self.vectors_cached += u64::from(stats.vectors_cached);
     }
 
     fn merge(mut self, other: Timed) -> Timed {
@@ -202,6 +211,8 @@ impl Timed {
         self.steps.probe_ns += other.steps.probe_ns;
         self.steps.scan_ns += other.steps.scan_ns;
         self.steps.fetch_ns += other.steps.fetch_ns;
+        self.steps.bytes_read += other.steps.bytes_read;
+        self.vectors_cached += other.vectors_cached;
         self
     }
 }

@@ -16,6 +16,7 @@ mod fields;
 mod keys;
 mod manifest;
 
+pub use crate::dense::OpenOptions;
 pub use calibration::{Calibration, Effort, Goal, Prefix};
 pub(crate) use fields::FieldsWriter;
 pub(crate) use keys::{KeysWriter, mix};
@@ -24,7 +25,7 @@ pub use manifest::{Files, MANIFEST, Manifest, Provenance};
 use std::path::{Path, PathBuf};
 
 use crate::codes::{Codes, CodesShape};
-use crate::dense::{DenseSet, FetchScratch, RecordLayout, Store};
+use crate::dense::{DenseSet, FetchScratch, RecordLayout};
 use crate::error::{Error, Result};
 use crate::format::{FileEntry, FileReader};
 use crate::quantizer::Quantizer;
@@ -36,15 +37,6 @@ use keys::Keys;
 
 /// Records read at once by a check.
 const CHECK_ROWS: usize = 4_096;
-
-/// How to open an index.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct OpenOptions {
-    /// How dense vectors are read.
-    pub store: Store,
-    /// Read past the page cache (positioned reads and io_uring only).
-    pub direct: bool,
-}
 
 /// An open index. Its parts are read-only; share it freely between threads.
 #[derive(Debug)]
@@ -84,16 +76,7 @@ impl Index {
         };
         let codes = Codes::open(vfs, &path(&manifest.files.codes), &id, shape)?;
         let layout = RecordLayout::new(manifest.dense, manifest.dense_dim);
-        let dense = DenseSet::open(
-            vfs,
-            &folder,
-            &manifest.files.dense,
-            &id,
-            layout,
-            manifest.rows,
-            options.store,
-            options.direct,
-        )?;
+        let dense = DenseSet::open(vfs, &folder, &manifest.files.dense, &id, layout, manifest.rows, options)?;
         let keys = Keys::open(vfs, &path(&manifest.files.keys), &id, manifest.rows)?;
         let fields = match &manifest.files.fields {
             Some(entry) => Some(Fields::open(vfs, &path(entry), &id, manifest.rows)?),
@@ -127,11 +110,12 @@ impl Index {
         &self.dense
     }
 
-    /// Bytes that searching keeps in memory: codes, centroids, codebooks, fences. Dense vectors are not among them,
-    /// unless they were loaded into memory.
+    /// Bytes that searching keeps in memory: codes, centroids, codebooks, fences, and of the dense vectors the int8 tier and
+    /// what the page cache holds now. Shards that are mapped, or loaded by [`crate::dense::Store::Memory`], are not among them.
     pub fn memory_bytes(&self) -> u64 {
         let fields = self.fields.as_ref().map_or(0, Fields::memory_bytes);
-        (self.codes.memory_bytes() + self.quantizer.memory_bytes() + self.keys.memory_bytes() + fields) as u64
+        let sparse = self.codes.memory_bytes() + self.quantizer.memory_bytes() + self.keys.memory_bytes() + fields;
+        sparse as u64 + self.dense.memory_bytes()
     }
 
     /// The row of `key`, if the index has it.
@@ -201,7 +185,7 @@ impl Index {
             watch.check()?;
             rows.clear();
             rows.extend(first..first + keys.len() as Row);
-            self.dense.for_each(&rows, &mut scratch, &mut |i, record| keys[i] = record.key())?;
+            self.dense.for_each_once(&rows, &mut scratch, &mut |i, record| keys[i] = record.key())?;
             watch.advance(keys.len() as u64);
         }
         Ok(key_of)

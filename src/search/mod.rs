@@ -22,12 +22,16 @@
 //! Where a query names a `recall_target` in place of `nprobe` and `candidates`, its own scores decide how many lists it scans
 //! and how many vectors it reads (`adaptive.rs`).
 //!
+//! Where vectors are kept in memory as int8, all candidates are scored there first, and only those are read that may be among the
+//! best k (`narrow.rs`).
+//!
 //! # Deadlines
 //! A query may carry a deadline. It is looked at between lists and between batches of vectors; what was found by then is
 //! verified and returned, and [`SearchStats::fraction`] says how much of the planned work was done.
 
 mod adaptive;
 mod batch;
+mod narrow;
 mod params;
 
 pub use params::{Hit, Scratch, SearchParams, SearchStats};
@@ -106,7 +110,7 @@ impl Searcher {
         self.index.dense().notes()
     }
 
-    /// Bytes that searching keeps in memory, dense vectors not counted.
+    /// Bytes that searching keeps in memory: [`Index::memory_bytes`].
     pub fn memory_bytes(&self) -> u64 {
         self.index.memory_bytes()
     }
@@ -204,7 +208,7 @@ impl Searcher {
         hits.clear();
         hits.resize(rows.len(), Hit { key: 0, score: 0.0, row: 0 });
         let Work { dense_query, fetch, .. } = work;
-        self.index.dense().for_each(rows, fetch, &mut |i, record| {
+        self.index.dense().for_each_once(rows, fetch, &mut |i, record| {
             hits[i] =
                 Hit { key: record.key(), score: record.score(self.kernels, self.metric(), dense_query), row: rows[i] };
         })?;
@@ -331,8 +335,8 @@ impl Searcher {
         Ok(())
     }
 
-    /// Reads the dense vectors of some candidates in row order (they are sorted by it) and adds a hit for each; the dense query
-    /// is in `work`.
+    /// Reads the dense vectors of some candidates in row order (`keys` are reordered) and adds a hit for each that may be among
+    /// the best k; the dense query is in `work`.
     fn read(
         &self,
         keys: &mut [u64],
@@ -341,12 +345,13 @@ impl Searcher {
         hits: &mut Vec<Hit>,
         stats: &mut SearchStats,
     ) -> Result<()> {
+        let wanted = self.narrow(keys, params, work, stats);
+        let keys = &mut keys[..wanted];
         let Work { dense_query, rows, fetch, .. } = work;
         keys.sort_unstable_by_key(|&key| split_key(key).1);
         rows.clear();
         rows.extend(keys.iter().map(|&key| split_key(key).1));
-        let (metric, weight) = (self.metric(), params.sparse_weight);
-        let mixed = |dense: f32, key| if weight > 0.0 { dense + weight * split_key(key).0 } else { dense };
+        let metric = self.metric();
         let mut done = 0;
         for (some, keys) in rows.chunks(VECTORS_PER_LOOK).zip(keys.chunks(VECTORS_PER_LOOK)) {
             if done > 0 && params.is_late() {
@@ -354,7 +359,7 @@ impl Searcher {
                 break;
             }
             let read = self.index.dense().for_each(some, fetch, &mut |i, record| {
-                let score = mixed(record.score(self.kernels, metric, dense_query), keys[i]);
+                let score = params.mixed(record.score(self.kernels, metric, dense_query), keys[i]);
                 hits.push(Hit { key: record.key(), score, row: some[i] });
             })?;
             stats.add_fetch(&read);
@@ -387,7 +392,7 @@ impl Searcher {
             let end = count.min(first.saturating_add(EXACT_BATCH as Row));
             rows.clear();
             rows.extend(first..end);
-            let read = self.index.dense().for_each(rows, fetch, &mut |i, record| {
+            let read = self.index.dense().for_each_once(rows, fetch, &mut |i, record| {
                 best.push(order_key(record.score(self.kernels, metric, dense_query), first + i as Row));
             })?;
             stats.add_fetch(&read);
@@ -396,7 +401,7 @@ impl Searcher {
         // The best rows are read again for their keys: k reads, instead of keys held for every row.
         rows.clear();
         rows.extend(best.by_id().iter().map(|&key| split_key(key).1));
-        self.index.dense().for_each(rows, fetch, &mut |i, record| {
+        self.index.dense().for_each_once(rows, fetch, &mut |i, record| {
             let score = record.score(self.kernels, metric, dense_query);
             hits.push(Hit { key: record.key(), score, row: rows[i] });
         })?;

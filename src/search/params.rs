@@ -8,7 +8,7 @@ use crate::dense::{FetchScratch, FetchStats};
 use crate::error::{Error, Result};
 use crate::heads::HeadScratch;
 use crate::quantizer::{Probe, ProbeScratch, QueryTables, TableScratch};
-use crate::topk::Reservoir;
+use crate::topk::{Reservoir, split_key};
 use crate::types::{Key, Row};
 
 /// Fewest candidates that are verified where a query does not say.
@@ -88,6 +88,12 @@ impl SearchParams {
         wanted.max(self.k)
     }
 
+    /// The score that orders hits, of a dense score and a candidate's key, which holds its code score. Never falls where the
+    /// dense score rises.
+    pub(super) fn mixed(&self, dense: f32, key: u64) -> f32 {
+        if self.sparse_weight > 0.0 { dense + self.sparse_weight * split_key(key).0 } else { dense }
+    }
+
     pub(super) fn is_late(&self) -> bool {
         self.deadline.is_some_and(|deadline| Instant::now() >= deadline)
     }
@@ -113,8 +119,12 @@ pub struct SearchStats {
     pub rows_scanned: u64,
     /// Rows chosen for verification.
     pub candidates: u32,
+    /// Candidates scored by the int8 tier in memory, to know which ones to read.
+    pub tier_scored: u32,
     /// Dense vectors scored.
     pub vectors_read: u32,
+    /// Those of them that came from the page cache.
+    pub vectors_cached: u32,
     /// Bytes of dense shards touched.
     pub bytes_read: u64,
     /// Times that vectors were asked for and waited for.
@@ -136,6 +146,7 @@ pub struct SearchStats {
 impl SearchStats {
     pub(super) fn add_fetch(&mut self, fetch: &FetchStats) {
         self.vectors_read += fetch.vectors as u32;
+        self.vectors_cached += fetch.cached as u32;
         self.bytes_read += fetch.bytes as u64;
         self.reads += fetch.reads as u32;
         self.rounds += 1;
@@ -189,6 +200,9 @@ pub(super) struct Work {
     pub(super) scan: ScanScratch,
     /// What the dense head makes of the query.
     pub(super) dense_query: Vec<f32>,
+    /// Bounds of the candidates' scores.
+    pub(super) lows: Vec<f32>,
+    pub(super) highs: Vec<f32>,
     pub(super) rows: Vec<Row>,
     pub(super) fetch: FetchScratch,
 }

@@ -13,7 +13,7 @@ use serde::Deserialize;
 use toml::{Table, Value};
 
 use super::nearest::nearest;
-use crate::dense::Store;
+use crate::dense::{OpenOptions, Store, Tier};
 use crate::error::{Error, Result};
 
 /// The defaults, with a line on each key.
@@ -51,6 +51,16 @@ pub struct ServerSection {
 pub struct IndexSection {
     pub store: Store,
     pub direct: bool,
+    pub page_cache_bytes: u64,
+    pub dense_tier: Tier,
+}
+
+impl IndexSection {
+    /// How the index is to be opened.
+    pub fn options(&self) -> OpenOptions {
+        let IndexSection { store, direct, page_cache_bytes, dense_tier } = *self;
+        OpenOptions { store, direct, page_cache: page_cache_bytes, tier: dense_tier }
+    }
 }
 
 /// `[limits]`.
@@ -336,6 +346,17 @@ mod tests {
         assert_eq!((config.limits.batch, config.workers.queue, config.limits.hits), (4, 3, 2));
         assert_eq!(config.limits.connections, ServerConfig::default().limits.connections);
         assert!(settings.to_toml().contains("queue = 3 # environment BIGRAIN_WORKERS_QUEUE"));
+    }
+
+    #[test]
+    fn how_the_index_is_opened_is_set_like_all_else() {
+        let defaults = ServerConfig::default().index.options();
+        assert_eq!((defaults.page_cache, defaults.tier), (0, Tier::None));
+        let environment = [("BIGRAIN_INDEX_PAGE_CACHE_BYTES", "67108864"), ("BIGRAIN_INDEX_DENSE_TIER", "int8")];
+        let file = "[index]\nstore = \"uring\"\ndirect = true\n";
+        let options = load(file, &environment, &[]).unwrap().config().unwrap().index.options();
+        let OpenOptions { store, direct, page_cache, tier } = options;
+        assert_eq!((store, direct, page_cache, tier), (Store::Uring, true, 64 << 20, Tier::Int8));
     }
 
     #[test]

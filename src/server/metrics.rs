@@ -75,7 +75,9 @@ pub(super) struct Metrics {
     partial: AtomicU64,
     rows_scanned: AtomicU64,
     candidates: AtomicU64,
+    tier_scored: AtomicU64,
     vectors_read: AtomicU64,
+    vectors_cached: AtomicU64,
     bytes_read: AtomicU64,
     /// Requests refused because the queue was full.
     pub(super) shed: AtomicU64,
@@ -110,7 +112,9 @@ impl Default for Metrics {
             partial: AtomicU64::default(),
             rows_scanned: AtomicU64::default(),
             candidates: AtomicU64::default(),
+            tier_scored: AtomicU64::default(),
             vectors_read: AtomicU64::default(),
+            vectors_cached: AtomicU64::default(),
             bytes_read: AtomicU64::default(),
             shed: AtomicU64::default(),
             connections: AtomicU64::default(),
@@ -135,7 +139,9 @@ impl Metrics {
         self.partial.fetch_add(u64::from(stats.fraction < 1.0), Relaxed);
         self.rows_scanned.fetch_add(stats.rows_scanned, Relaxed);
         self.candidates.fetch_add(u64::from(stats.candidates), Relaxed);
+        self.tier_scored.fetch_add(u64::from(stats.tier_scored), Relaxed);
         self.vectors_read.fetch_add(u64::from(stats.vectors_read), Relaxed);
+        self.vectors_cached.fetch_add(u64::from(stats.vectors_cached), Relaxed);
         self.bytes_read.fetch_add(stats.bytes_read, Relaxed);
         let durations = [stats.probe_ns, stats.scan_ns, stats.fetch_ns, stats.rank_ns];
         for (step, ns) in self.steps.iter().zip(durations) {
@@ -178,7 +184,9 @@ impl Metrics {
             ("bigrain_search_partial_total", "Queries cut short by their deadline.", &self.partial),
             ("bigrain_search_rows_scanned_total", "Codes scored.", &self.rows_scanned),
             ("bigrain_search_candidates_total", "Candidates that left the scan.", &self.candidates),
+            ("bigrain_search_tier_scored_total", "Candidates scored by the int8 tier.", &self.tier_scored),
             ("bigrain_search_vectors_read_total", "Dense vectors fetched and verified.", &self.vectors_read),
+            ("bigrain_search_vectors_cached_total", "Those of them from the page cache.", &self.vectors_cached),
             ("bigrain_search_read_bytes_total", "Bytes of dense vectors read.", &self.bytes_read),
             ("bigrain_requests_shed_total", "Requests refused because the queue was full.", &self.shed),
             ("bigrain_connections_refused_total", "Connections closed because too many were open.", &self.refused),

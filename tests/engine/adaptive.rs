@@ -14,7 +14,7 @@ const DIM: usize = 24;
 const ROWS: usize = 6_000;
 
 /// An index of clustered rows, calibrated with 300 queries; and 200 other queries.
-fn calibrated(metric: Metric, code_bits: CodeBits) -> (OnDisk, Searcher, Data) {
+pub(crate) fn calibrated(metric: Metric, code_bits: CodeBits) -> (OnDisk, Searcher, Data) {
     let shape = Clustered { rows: ROWS as u64, dim: DIM, clusters: 60, spread: 0.7, seed: 5 };
     let generator = shape.generator().unwrap();
     let mut data = Data { dim: DIM, rows: vec![0.0; ROWS * DIM], queries: vec![0.0; 500 * DIM] };
@@ -46,7 +46,7 @@ fn measured(searcher: &Searcher, data: &Data, params: &SearchParams) -> (f64, Se
     (total / data.queries().count() as f64, cost)
 }
 
-fn target(k: usize, recall_target: f32) -> SearchParams {
+pub(crate) fn target(k: usize, recall_target: f32) -> SearchParams {
     SearchParams { k, recall_target, ..SearchParams::default() }
 }
 

@@ -30,7 +30,8 @@ struct Answers {
 }
 
 fn ask(vfs: &dyn Vfs, dir: &Path, store: Store, data: &Data) -> Result<Answers> {
-    let searcher = Searcher::new(Index::open_on(vfs, dir, &OpenOptions { store, direct: false })?, Kernels::detect());
+    let searcher =
+        Searcher::new(Index::open_on(vfs, dir, &OpenOptions { store, ..OpenOptions::default() })?, Kernels::detect());
     let some = SearchParams { k: 5, nprobe: 2, candidates: 12, ..SearchParams::default() };
     let exact = SearchParams { k: 5, exact: true, ..SearchParams::default() };
     let mut hits = Vec::new();
@@ -158,7 +159,7 @@ fn a_full_check_finds_every_changed_byte() {
                 let mut bad = bytes.clone();
                 bad[at] ^= 0x80;
                 vfs.put(&path, &bad).unwrap();
-                let options = OpenOptions { store: Store::Pread, direct: false };
+                let options = OpenOptions { store: Store::Pread, ..OpenOptions::default() };
                 let found = Index::open_on(&vfs, &fixture.dir, &options)
                     .and_then(|index| index.check_on(&vfs, &Silent))
                     .expect_err(&format!("{} byte {at}: not found", path.display()));

@@ -102,7 +102,8 @@ fn instruction_sets_and_stores_give_the_same_hits() {
         disk.build().unwrap();
         let params = SearchParams { k: 10, nprobe: 4, candidates: 30, ..SearchParams::default() };
         let answers = |store, direct, kernels| -> Vec<Vec<Hit>> {
-            let index = Index::open(&disk.spec.output, &OpenOptions { store, direct }).unwrap();
+            let index =
+                Index::open(&disk.spec.output, &OpenOptions { store, direct, ..OpenOptions::default() }).unwrap();
             let searcher = Searcher::new(index, kernels);
             data.queries().map(|query| search(&searcher, query, &params).unwrap()).collect()
         };

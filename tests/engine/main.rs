@@ -8,3 +8,4 @@ mod corruption;
 mod crash;
 mod end_to_end;
 mod learned;
+mod reads;

@@ -96,7 +96,8 @@ pub(crate) fn start(change: impl FnOnce(&mut ServerConfig)) -> Server {
 pub(crate) fn start_with_heads(heads: Heads, change: impl FnOnce(&mut ServerConfig)) -> Server {
     let dir = tempfile::tempdir().unwrap();
     let index = build(dir.path(), heads);
-    let searcher = Arc::new(Searcher::open(&index, &OpenOptions { store: Store::Memory, direct: false }).unwrap());
+    let searcher =
+        Arc::new(Searcher::open(&index, &OpenOptions { store: Store::Memory, ..OpenOptions::default() }).unwrap());
     let mut config = ServerConfig::default();
     config.workers.threads = 2;
     known_queries(dir.path(), &mut config);

@@ -53,7 +53,7 @@ fn main() -> ExitCode {
 
 fn check(dir: &Path) -> Result<Index> {
     // Positioned reads, which merge neighbouring pages: faults of a map would read them one by one.
-    let index = Index::open(dir, &OpenOptions { store: Store::Pread, direct: false })?;
+    let index = Index::open(dir, &OpenOptions { store: Store::Pread, ..OpenOptions::default() })?;
     let progress = Progress::start("check-index", "units", dir)?;
     index.check(&progress)?;
     Ok(index)

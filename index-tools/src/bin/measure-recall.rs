@@ -4,7 +4,7 @@
 #![allow(rustdoc::invalid_rust_codeblocks)]
 
 use bigrain::dataset::{RunWriter, Truth, VectorFile, read_qrels};
-use bigrain::dense::Store;
+use bigrain::dense::{Store, Tier};
 use bigrain::error::{Error, Result};
 use bigrain::eval::{self, Memory, Outcome, Plan, Reference, Setting};
 use bigrain::search::{OpenOptions, SearchParams, Searcher};
@@ -12,6 +12,7 @@ use clap::{ArgGroup, Parser};
 use index_tools::baseline::{self, Asked, Baselines, Documents};
 use index_tools::frontier::{Table, by_depth, page, report};
 use index_tools::rows::Rows;
+use index_tools::size::Size;
 use index_tools::{out, outln};
 use serde_json::json;
 use std::path::{Path, PathBuf};
@@ -117,9 +118,15 @@ struct Arguments {
     /// How dense vectors are read: mmap, pread, uring or memory.
     #[arg(long, default_value = "mmap")]
     store: Store,
-    /// Read past the page cache (pread and uring).
+    /// Read past the system's page cache (pread and uring).
     #[arg(long)]
     direct: bool,
+    /// Most bytes of pages that direct reads keep in memory for later queries; 0: none.
+    #[arg(long, value_name = "BYTES", default_value = "0")]
+    page_cache: Size,
+    /// What is kept in memory of every dense vector, to score candidates without a read: none or int8.
+    #[arg(long, value_name = "TIER", default_value_t = Tier::None)]
+    dense_tier: Tier,
     /// Write the results as JSON.
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
@@ -147,7 +154,8 @@ fn main() -> ExitCode {
 fn run(arguments: &Arguments) -> Result<()> {
     check(arguments)?;
     let begun = Instant::now();
-    let searcher = Searcher::open(&arguments.index, &OpenOptions { store: arguments.store, direct: arguments.direct })?;
+    let Arguments { store, direct, page_cache: Size(page_cache), dense_tier: tier, .. } = *arguments;
+    let searcher = Searcher::open(&arguments.index, &OpenOptions { store, direct, page_cache, tier })?;
     let open_ms = begun.elapsed().as_secs_f64() * 1e3;
     let opened = Memory::now();
     searcher.notes().iter().for_each(|note| eprintln!("note: {note}"));
@@ -161,7 +169,11 @@ fn run(arguments: &Arguments) -> Result<()> {
         exact: false,
         geometric: arguments.geometric,
     };
-    let table = Table { print: !arguments.json, weight: arguments.sparse_weight.iter().any(|&weight| weight != 0.0) };
+    let table = Table {
+        print: !arguments.json,
+        weight: arguments.sparse_weight.iter().any(|&weight| weight != 0.0),
+        in_memory: page_cache > 0 || tier != Tier::None,
+    };
     let mut baselines = match arguments.baselines.check()? {
         Some(path) => {
             let documents = Documents::read(path, &searcher, &rows)?;

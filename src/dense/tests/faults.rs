@@ -106,7 +106,7 @@ fn files_cut_short_or_grown_are_refused_when_opened() {
 fn foreign_files_and_wrong_counts_are_refused_when_opened() {
     let shards = Shards::write(Element::F32, 3);
     let open = |entries: &[FileEntry], id: &[u8; 16], rows| {
-        DenseSet::open(&RealVfs, shards.dir.path(), entries, id, shards.layout, rows, Store::Mmap, false)
+        DenseSet::open(&RealVfs, shards.dir.path(), entries, id, shards.layout, rows, &OpenOptions::default())
     };
     let entries = &shards.entries;
     open(entries, &ID, shards.rows).unwrap();
@@ -164,14 +164,18 @@ fn every_failing_operation_is_an_error_and_passes() {
     memory.create_dir_all(dir).unwrap();
     let entries = write(&memory, dir, Element::F16, &layout, rows);
     let all: Vec<Row> = (0..rows as Row).collect();
-    for (store, direct) in WAYS {
+    let cached = OpenOptions { page_cache: PAGE_CACHE, ..options((Store::Pread, true)) };
+    for options in WAYS.into_iter().map(options).chain([cached]) {
+        let OpenOptions { store, direct, page_cache, .. } = options;
         let mut scratch = FetchScratch::default();
         let mut job = |vfs: &FaultyVfs| -> Result<()> {
-            let set = DenseSet::open(vfs, dir, &entries, &ID, layout, rows, store, direct)?;
+            let set = DenseSet::open(vfs, dir, &entries, &ID, layout, rows, &options)?;
             let mut read =
                 || set.for_each(&all, &mut scratch, &mut |i, record| assert_eq!(record.key(), key(i as Row)));
             let first = read();
-            assert_eq!(read().unwrap().vectors, all.len(), "the fault has passed");
+            let second = read().unwrap();
+            assert_eq!(second.vectors, all.len(), "the fault has passed");
+            assert!(page_cache > 0 || second.cached == 0, "{second:?}");
             first.map(drop)
         };
         let mut fault_at = |n| {
@@ -198,8 +202,9 @@ fn what_cannot_be_had_is_told_once() {
     let memory = MemoryVfs::new();
     memory.create_dir_all(dir).unwrap();
     let entries = write(&memory, dir, Element::F32, &layout, rows);
-    let open =
-        |vfs: &dyn Vfs, store, direct| DenseSet::open(vfs, dir, &entries, &ID, layout, rows, store, direct).unwrap();
+    let open = |vfs: &dyn Vfs, store, direct| {
+        DenseSet::open(vfs, dir, &entries, &ID, layout, rows, &options((store, direct))).unwrap()
+    };
     let set = open(&memory, Store::Uring, false);
     assert_eq!((set.store(), set.notes().len()), (Store::Pread, 1), "{:?}", set.notes());
     assert!(open(&memory, Store::Pread, true).notes().is_empty(), "memory has no cache to pass");
