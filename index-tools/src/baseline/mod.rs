@@ -17,7 +17,7 @@
 //!
 //! # Building with FAISS
 //!
-//! FAISS 1.12 is compiled from the sources that its crate brings: about 7 minutes of processor time, the first time. On Debian, from
+//! FAISS 1.12 is compiled from the sources that its crate brings: a quarter of an hour of processor time, the first time. On Debian, from
 //! a fresh clone:
 //!
 //! ```text
@@ -26,7 +26,7 @@
 //! ```
 //!
 //! - **CXXFLAGS** must name the processor's vector instructions (`-march=native`, or `-march=x86-64-v4` for any with AVX-512):
-//!   FAISS chooses its kernels when it is compiled, and without flags its fast-scan search is 26 times slower. Cargo does not see
+//!   FAISS chooses its kernels when it is compiled, and without flags its fast-scan search is many times slower. Cargo does not see
 //!   that they changed: `cargo clean --release --package faiss-sys` before compiling with others.
 //! - **BLAS**: any that provides `libblas` and `liblapack` will do. With Debian's `libopenblas-dev`, whose threads are its own,
 //!   set `OPENBLAS_NUM_THREADS=1`: else a rotation (`OPQ`) of a single query runs on all cores. The OpenMP variant keeps to
@@ -192,7 +192,7 @@ fn doubts(asked: &Asked<'_>) -> Vec<&'static str> {
     let mut doubts = Vec::new();
     if cfg!(target_arch = "x86_64") && !CXXFLAGS.is_some_and(|flags| flags.contains("-m")) {
         doubts.push(
-            "FAISS was compiled without flags for vector instructions, and may be 26 times slower than it can be; \
+            "FAISS was compiled without flags for vector instructions, and may be many times slower than it can be; \
              compile it again with CXXFLAGS=-march=native",
         );
     }
