@@ -110,7 +110,8 @@ pub struct OpenOptions {
     pub store: Store,
     /// Read past the system's page cache (positioned reads and io_uring only).
     pub direct: bool,
-    /// Most bytes of pages that direct reads keep in memory for the next query; 0: none.
+    /// Most bytes of pages that direct reads keep in memory for the next query; 0: none. The process may grow by more: an
+    /// allocator keeps what lies between pages that went.
     pub page_cache: u64,
     /// What is kept in memory of every vector.
     pub tier: Tier,
