@@ -46,7 +46,8 @@
 //! - Answers do not depend on the number of threads, on how vectors are read, or on the instruction set: integer scans
 //!   are equal to the bit, float kernels share one order of summation, ties are broken by key.
 //! - A build from the same input, seed and parameters gives the same bytes at any number of threads.
-//! - `unsafe` lives in [`simd`] and [`dense`] only, every block with its reason.
+//! - `unsafe` lives in [`simd`] and [`dense`] only, every block with its reason (and where `index-tools` declares a function of
+//!   OpenMP, in a build with FAISS).
 //! - No panic on anything that a user, a file or a network can send: bad input is an [`error::Error`] that names the value
 //!   and the remedy.
 //!

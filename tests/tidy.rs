@@ -183,6 +183,9 @@ fn the_layer_checker_finds_what_breaks_a_layer() {
     assert!(broken_edges("codes", &code(with_tests)).is_empty());
 }
 
+/// Declares a function of OpenMP, which FAISS is compiled with and has no function of its own for.
+const OPENMP: &str = "index-tools/src/baseline/faiss.rs";
+
 /// Whether code (without comments) has the word `unsafe` in it; `unsafe_code`, the lint, is another word.
 fn is_unsafe(code: &str) -> bool {
     code.match_indices("unsafe").any(|(at, word)| {
@@ -199,6 +202,7 @@ fn unsafe_code_stays_where_it_belongs() {
     let mut allowed = 0;
     for path in files(root(), ".rs") {
         let inside = module_of(&path).is_some_and(|module| UNSAFE.contains(&module.as_str()));
+        let inside = inside || path == root().join(OPENMP);
         match is_unsafe(&without_comments(&read(&path))) {
             true if inside => allowed += 1,
             true if path != root().join("tests/tidy.rs") => bad.push(shown(&path)),
