@@ -65,6 +65,7 @@ const CXXFLAGS: Option<&str> = option_env!("CXXFLAGS");
 /// What to compare with.
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Baselines (in a build with the feature faiss)")]
+#[group(id = "baselines")]
 pub struct Arguments {
     /// Build this FAISS index of --documents too, ask it the same queries and print both frontiers. Repeatable.
     #[arg(long, value_name = "FACTORY_STRING", conflicts_with = "batch")]
