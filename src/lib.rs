@@ -60,6 +60,9 @@
 //!   codeword makes up for it.
 //! - Heads start from a pair trained on full-precision scores, and the rotation is folded into them, so that a query pays for one
 //!   matrix.
+//! - Thousands of lists are ranked in groups ([`quantizer::Coarse`]), not by a graph over their centroids: a group is one run of
+//!   memory, and k-means makes groups anyhow. Documents are in one list only: at equal bytes more lists scan fewer rows than
+//!   spilling does, and codes of 8 bits find more than those of 6 (`benches/record/2026-11-23-zen4-2core/alternatives.md`).
 //! - Under L2 the term of a row carries the squared error of its code ([`quantizer`]), which the plain estimate ignores.
 
 pub mod build;

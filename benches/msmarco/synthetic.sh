@@ -3,7 +3,7 @@
 # bounded memory, and measure 1,000 queries against exact answers.
 #
 #     benches/msmarco/synthetic.sh --like docs.npy --output DIR [--rows N] [--queries N] [--dense i8|f16|f32]
-#         [--code-bytes N] [--memory-limit SIZE] [--nprobe LIST] [--candidates LIST] [--bin DIR]
+#         [--lists N] [--code-bytes N] [--memory-limit SIZE] [--nprobe LIST] [--candidates LIST] [--bin DIR]
 #
 # DIR gets vectors.npy (f16), queries.npy, likeness.json, index/ and the measurements, results.json and results.html. What
 # is there already is kept and used again, so a stopped run goes on where it was; use another DIR for other settings.
@@ -11,11 +11,11 @@
 set -euo pipefail
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)"
 
-like="" output="" rows=8841823 queries=1000 dense=i8 code_bytes=32 memory_limit=4GiB
+like="" output="" rows=8841823 queries=1000 dense=i8 lists=auto code_bytes=32 memory_limit=4GiB
 nprobe=16,32,64,128 candidates=100,200,400,1000 bin="${CARGO_TARGET_DIR:-$root/target}/release"
 while [ $# -gt 0 ]; do
     case "$1" in
-        --like | --output | --rows | --queries | --dense | --code-bytes | --memory-limit | --nprobe | --candidates | --bin)
+        --like | --output | --rows | --queries | --dense | --lists | --code-bytes | --memory-limit | --nprobe | --candidates | --bin)
             [ $# -ge 2 ] || { echo "synthetic.sh: $1 needs a value" >&2; exit 2; }
             name="${1#--}"
             printf -v "${name//-/_}" '%s' "$2"
@@ -40,7 +40,7 @@ fi
 cat "$output/likeness.json"
 
 step "build under $memory_limit"
-build=(--input "$output/vectors.npy" --output "$output/index" --dense "$dense" --code-bytes "$code_bytes"
+build=(--input "$output/vectors.npy" --output "$output/index" --dense "$dense" --lists "$lists" --code-bytes "$code_bytes"
     --memory-limit "$memory_limit")
 "$bin/build-index" "${build[@]}" --dry-run
 if [ ! -s "$output/index/manifest.json" ]; then
