@@ -19,9 +19,9 @@ use crate::dense::RecordLayout;
 use crate::error::{Error, Result};
 use crate::heads::{Head, Heads};
 use crate::linalg::product_nt;
-use crate::quantizer::{CodeShape, Quantizer};
+use crate::quantizer::{Coarse, CodeShape, Quantizer};
 use crate::simd::CodeBits;
-use crate::train::comparisons;
+use crate::train::{FLAT_LISTS, comparisons};
 use crate::types::{MAX_ROWS, Metric};
 
 /// The process itself: code, stacks, allocator, file buffers.
@@ -191,7 +191,9 @@ impl Plan {
             (lists as u64 * SAMPLE_PER_LIST).max(LEAST_SAMPLE).min(rows).min(free * 2 / 5 / (row * 5 / 4));
         let code_budget = (free * 2 / 5) as f64 / (row as f64 * CODE_COPIES);
         let code_rows = MOST_CODE_ROWS.min(sample_rows).min(code_budget as u64).max(1);
-        let chunk_rows = (free / 12 / row).clamp(BLOCK as u64, MOST_CHUNK_ROWS) / BLOCK as u64 * BLOCK as u64;
+        // Whole blocks: where a chunk ends must not change what is assigned together.
+        let block = Coarse::rows_for(lists > FLAT_LISTS).next_multiple_of(BLOCK) as u64;
+        let chunk_rows = (free / 12 / row).clamp(block, MOST_CHUNK_ROWS) / block * block;
         let record = RecordLayout::new(spec.dense, dims.dense);
         let spill_row = 8 + shape.bytes as u64 + record.stride() as u64;
         let terms = u64::from(spec.metric == Metric::L2);

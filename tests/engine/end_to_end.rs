@@ -157,6 +157,33 @@ fn the_number_of_threads_and_the_memory_change_no_byte() {
 }
 
 #[test]
+fn thousands_of_lists_are_built_and_searched_in_groups() {
+    let data = Data::clustered(24_000, 12, 6);
+    let build_with = |threads, memory_limit| {
+        let mut disk = OnDisk::new(&data);
+        (disk.spec.metric, disk.spec.lists, disk.spec.memory_limit) = (Metric::L2, Some(4_200), memory_limit);
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        pool.install(|| disk.build()).unwrap();
+        disk
+    };
+    let disk = build_with(2, 1 << 30);
+    assert_eq!(files(&build_with(1, 64 << 20).spec.output), files(&disk.spec.output), "threads and memory");
+    let searcher = disk.open().unwrap();
+    assert!(searcher.index().quantizer().coarse().group_starts().len() > 50);
+    searcher.index().check(&Silent).unwrap();
+    let params = SearchParams { k: 10, nprobe: 200, candidates: 100, ..SearchParams::default() };
+    let of =
+        |query: &[f32]| recall(&search(&searcher, query, &params).unwrap(), &scores(Metric::L2, &data.rows, query), 10);
+    let mean = data.queries().map(of).sum::<f64>() / 20.0;
+    assert!(mean >= 0.95, "{mean}");
+    // All lists are more than any group has: nothing is left out then.
+    let query = data.queries().next().unwrap();
+    let hits = search(&searcher, query, &everything(&searcher, 10)).unwrap();
+    let exact = SearchParams { k: 10, exact: true, ..SearchParams::default() };
+    assert_eq!(search(&searcher, query, &exact).unwrap(), hits);
+}
+
+#[test]
 fn keys_and_attributes_come_back() {
     let data = Data::clustered(300, 12, 6);
     let mut disk = OnDisk::new(&data);

@@ -13,7 +13,7 @@ const CENTROIDS: usize = 1_024;
 /// Rows that make a good call of [`Coarse::assign`].
 const FLAT_ROWS: usize = 2 * ROWS;
 /// With groups: every group then has some tens of rows to compare its members with.
-const GROUPED_ROWS: usize = 4_096;
+const GROUPED_ROWS: usize = 1_024;
 
 impl Coarse {
     /// The list nearest (Euclidean) to each row of `x` (n x d): the first one on ties. Documents of every metric are
@@ -27,9 +27,15 @@ impl Coarse {
         }
     }
 
-    /// Rows that make a good call of [`Coarse::assign`].
+    /// Rows that make a good call of [`Coarse::assign`]. With groups, rows of one call are compared together, and rounding may
+    /// depend on which: calls that are to agree start at multiples of this.
     pub fn rows_at_once(&self) -> usize {
-        if self.groups.is_some() { GROUPED_ROWS } else { FLAT_ROWS }
+        Coarse::rows_for(self.groups.is_some())
+    }
+
+    /// [`Coarse::rows_at_once`], with or without groups.
+    pub fn rows_for(grouped: bool) -> usize {
+        if grouped { GROUPED_ROWS } else { FLAT_ROWS }
     }
 
     /// [`Coarse::assign`] in parallel.
