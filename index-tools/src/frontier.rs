@@ -75,13 +75,15 @@ impl Table {
 
     /// Prints a line.
     pub fn row(&self, o: &Outcome) {
-        let of_candidates = o.candidate_recall.last_key_value().map_or(1.0, |(_, &recall)| recall);
+        // Candidates that are chosen on the way, as by a recall target, have no recall of their own.
+        let of_candidates =
+            o.candidate_recall.last_key_value().map_or("-".into(), |(_, recall)| format!("{recall:.4}"));
         let (recall, mrr, qps, p50, p99) = (o.recall, o.mrr, o.qps, o.p50_us, o.p99_us);
         let (probe, scan, fetch) = (o.probe_us, o.scan_us, o.fetch_us);
         self.line(
             &format!("{:>7}", o.sparse_weight),
             &format!("{:>5} {:>7} {:>10}", o.k, o.nprobe, o.candidates),
-            &format!("{recall:>8.4} {of_candidates:>8.4} {mrr:>8.4} {qps:>9.0} {p50:>8.1} {p99:>8.1}"),
+            &format!("{recall:>8.4} {of_candidates:>8} {mrr:>8.4} {qps:>9.0} {p50:>8.1} {p99:>8.1}"),
             &format!("{probe:>7.1} {scan:>7.1} {fetch:>7.1}     {:>9.0} {:>8.0}", o.rows_scanned, o.vectors_read),
             &format!(" {:>8.1} {:>8.0}", o.vectors_cached, o.tier_scored),
         );
@@ -137,8 +139,11 @@ pub fn page(report: &serde_json::Value, outcomes: &[Outcome]) -> String {
             index["disk_bytes_per_row"].as_f64().unwrap_or_default(),
         ),
         format!(
-            "{} threads on {} ({} cores, {}); dense vectors by {}.",
-            outcomes.first().map_or(0, |outcome| outcome.threads),
+            "{} on {} ({} cores, {}); dense vectors by {}.",
+            match outcomes.first().map_or(0, |outcome| outcome.threads) {
+                1 => "1 thread".to_string(),
+                threads => format!("{threads} threads"),
+            },
             machine["cpu"].as_str().unwrap_or_default(),
             machine["cores"],
             machine["simd"].as_str().unwrap_or_default(),

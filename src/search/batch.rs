@@ -46,8 +46,10 @@ use crate::types::ListId;
 /// Most bytes of a group's tables and reservoirs: a second-level cache. A run of codes wants its part of it, but of a reservoir
 /// little more than the end is touched, and of the tables only those of the queries that probe the list.
 const GROUP_BYTES: usize = 1 << 20;
-/// Fewest groups a thread, so that none waits long for the last one.
+/// Fewest groups a thread.
 const GROUPS_PER_THREAD: usize = 4;
+/// Fewest queries of a group, where there are several threads and more queries than that.
+const LEAST_MEMBERS: usize = 8;
 /// Most promising lists that a query scans before the lists of its group.
 const LEAD: usize = 1;
 /// Queries a list, on average, from which on a group scans together.
@@ -61,6 +63,19 @@ const MOST_AT_ONCE: usize = 4_096;
 
 /// What a query gets.
 type Answer = (Vec<Hit>, SearchStats);
+
+/// Cuts `order` into groups of `size`; towards the end into smaller ones, so that no thread waits long for the last group of
+/// another.
+fn tapered(order: &[usize], size: usize, threads: usize) -> Vec<&[usize]> {
+    let (mut groups, mut rest) = (Vec::new(), order);
+    while !rest.is_empty() {
+        let share = if threads > 1 { rest.len().div_ceil(2 * threads).max(LEAST_MEMBERS) } else { rest.len() };
+        let (group, later) = rest.split_at(size.min(share).min(rest.len()));
+        groups.push(group);
+        rest = later;
+    }
+    groups
+}
 
 /// A query that will scan a list.
 #[derive(Debug, Clone, Copy)]
@@ -129,10 +144,14 @@ impl Searcher {
             spare.push(group);
             answers
         };
-        let found: Vec<Vec<Answer>> = order.par_chunks(size).with_max_len(1).map(search).collect::<Result<_>>()?;
+        // The bridge hands groups out in their order, each to the thread that is free: the small ones come last.
+        let groups = tapered(&order, size, rayon::current_num_threads());
+        let found = groups.into_iter().par_bridge().map(|members| Ok((members, search(members)?)));
         let mut answers = vec![Answer::default(); order.len()];
-        for (&at, answer) in order.iter().zip(found.into_iter().flatten()) {
-            answers[at] = answer;
+        for (members, found) in found.collect::<Result<Vec<_>>>()? {
+            for (&at, answer) in members.iter().zip(found) {
+                answers[at] = answer;
+            }
         }
         Ok(answers)
     }
@@ -279,6 +298,18 @@ mod tests {
         let probes: Vec<Vec<Probe>> =
             lists.iter().map(|lists| lists.iter().map(|&list| Probe { list, base: 0.0, gap: 0.0 }).collect()).collect();
         neighbours_together(&probes.iter().map(Vec::as_slice).collect::<Vec<_>>(), size)
+    }
+
+    #[test]
+    fn groups_get_smaller_towards_the_end_for_several_threads() {
+        let order: Vec<usize> = (0..1_000).collect();
+        let sizes = |size, threads| tapered(&order, size, threads).iter().map(|g| g.len()).collect::<Vec<_>>();
+        assert_eq!(sizes(300, 1), [300, 300, 300, 100]);
+        let two = sizes(125, 2);
+        assert_eq!(two.iter().sum::<usize>(), 1_000);
+        assert!(two.is_sorted_by(|a, b| a >= b) && two[0] == 125 && two[two.len() - 1] <= LEAST_MEMBERS, "{two:?}");
+        assert_eq!(tapered(&order, 7, 4).concat(), order);
+        assert!(tapered(&[], 5, 2).is_empty());
     }
 
     proptest! {
