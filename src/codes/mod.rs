@@ -6,6 +6,8 @@
 //! - **Packed blocks** in the layouts of [`crate::simd`], list after list in one arena of huge pages, each list starting
 //!   on a cache line, its row terms (if any) right behind its codes.
 //! - **Row terms are one byte**, scaled by a minimum and a step of the list.
+//! - **Lists are announced** ([`Codes::announce`]): the beginning of the next list is on its way while this one is scanned, because
+//!   scanning some hundreds of rows takes less time than memory takes to answer.
 //!
 //! # File
 //! ```text

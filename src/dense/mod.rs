@@ -8,7 +8,8 @@
 //! - **First touches are announced.** A page fault waits for one read of the device. Records of a map that were never
 //!   touched are asked of the system (`MADV_WILLNEED`) 64 ahead, so that their reads overlap; those touched before most
 //!   likely are in memory, and a system call for each would cost more than scoring them.
-//! - **The next record is asked for while this one is scored** (prefetch), since rows are scattered over the shard.
+//! - **Records are asked of memory before they are scored** (prefetch), as many as cover its latency, since rows are scattered over
+//!   the shard.
 //! - **Beyond memory**, a page fault blocks its thread for one device latency a record. [`Store::Uring`] submits a whole
 //!   batch of page-aligned reads and scores records as they arrive; [`Store::Pread`] does the same with a fixed pool of
 //!   threads. Neighbouring pages are read together. Both can read past the page cache.
