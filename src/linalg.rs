@@ -65,6 +65,15 @@ fn not_converged(what: &str) -> Error {
 
 /// Divides `x` by its Euclidean norm and returns the norm; a zero vector is left as it is.
 pub fn normalise(x: &mut [f32]) -> f32 {
+    let norm = norm(x) as f32;
+    if norm > 0.0 {
+        x.iter_mut().for_each(|v| *v /= norm);
+    }
+    norm
+}
+
+/// Euclidean norm, summed in f64: eight sums side by side, as in [`norm2`].
+pub fn norm(x: &[f32]) -> f64 {
     let (chunks, rest) = x.as_chunks::<8>();
     let mut lanes = [0f64; 8];
     for chunk in chunks {
@@ -73,11 +82,7 @@ pub fn normalise(x: &mut [f32]) -> f32 {
         }
     }
     let rest: f64 = rest.iter().map(|&v| f64::from(v) * f64::from(v)).sum();
-    let norm = (lanes.iter().sum::<f64>() + rest).sqrt() as f32;
-    if norm > 0.0 {
-        x.iter_mut().for_each(|v| *v /= norm);
-    }
-    norm
+    (lanes.iter().sum::<f64>() + rest).sqrt()
 }
 
 /// Squared Euclidean norm. Sixteen sums side by side: one after the other, every addition would wait for the one before.

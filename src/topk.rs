@@ -101,21 +101,19 @@ impl Reservoir {
         &mut self.keys
     }
 
-    /// Of the best `n` (or all, if fewer came) the best `k`, and of the others those that reach the score that `least` makes of
+    /// Of the best `n` (or all, if fewer came) the best `k` (at least one), and of the others those that reach the score that `least` makes of
     /// the `k`th best score; best first. The reservoir stays usable, but has forgotten the rest.
     pub fn finish_near(&mut self, k: usize, least: impl FnOnce(f32) -> f32) -> &mut [u64] {
         self.tighten();
+        let k = k.max(1);
         if k < self.keys.len() {
-            let (_, kth, others) = self.keys.select_nth_unstable_by(k.max(1) - 1, |a, b| b.cmp(a));
+            let (_, kth, _) = self.keys.select_nth_unstable_by(k - 1, |a, b| b.cmp(a));
             let least = order_key(least(split_key(*kth).0), u32::MAX);
-            let mut kept = k.max(1);
-            for at in 0..others.len() {
-                if others[at] >= least {
-                    others.swap(at, kept - k.max(1));
-                    kept += 1;
-                }
-            }
-            self.keys.truncate(kept);
+            let mut before = 0;
+            self.keys.retain(|&key| {
+                before += 1;
+                before <= k || key >= least
+            });
         }
         self.keys.sort_unstable_by(|a, b| b.cmp(a));
         &mut self.keys

@@ -20,6 +20,7 @@ use rayon::prelude::*;
 use super::layout::quantise;
 use super::{DenseSet, Element, FetchScratch};
 use crate::error::{Error, Result};
+use crate::linalg::norm;
 use crate::simd::{Kernels, prefetch};
 use crate::types::{Metric, Row};
 
@@ -46,7 +47,7 @@ pub struct TierQuery<'a> {
 impl<'a> TierQuery<'a> {
     /// A query of finite values, as many as vectors have.
     pub fn new(values: &'a [f32]) -> TierQuery<'a> {
-        TierQuery { values, norm: norm(values.iter().map(|&v| f64::from(v))) }
+        TierQuery { values, norm: norm(values) }
     }
 }
 
@@ -133,14 +134,10 @@ fn encode(vector: &[f32], out: &mut [u8]) {
     let (values, tail) = out.split_at_mut(out.len() - 8);
     let values: &mut [i8] = bytemuck::cast_slice_mut(&mut values[..vector.len()]);
     let scale = quantise(vector, values);
-    let lost = norm(vector.iter().zip(&*values).map(|(&x, &v)| f64::from(x) - f64::from(scale) * f64::from(v)));
-    let length = norm(vector.iter().map(|&v| f64::from(v)));
+    let lost = vector.iter().zip(&*values).map(|(&x, &v)| (f64::from(x) - f64::from(scale) * f64::from(v)).powi(2));
+    let (lost, length) = (lost.sum::<f64>().sqrt(), norm(vector));
     // |x8| is at most |x| + |x - x8|.
     let error = lost + rounding(vector.len()) * (2.0 * length + lost);
     tail[..4].copy_from_slice(&scale.to_le_bytes());
     tail[4..].copy_from_slice(&(error as f32).next_up().to_le_bytes());
-}
-
-fn norm(values: impl Iterator<Item = f64>) -> f64 {
-    values.map(|v| v * v).sum::<f64>().sqrt()
 }

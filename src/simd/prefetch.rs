@@ -1,24 +1,20 @@
 //! A hint to the memory system: these bytes will be read soon.
 
+/// Caches as the instruction names them.
+const FIRST_LEVEL: i32 = 3;
+const SECOND_LEVEL: i32 = 2;
+
 /// Asks for every cache line of `bytes` without waiting. A hint only: nothing is read, no fault is raised, and where the
 /// processor has no such instruction nothing happens.
 #[inline]
 pub fn prefetch(bytes: &[u8]) {
-    ask::<{ Level::FIRST }>(bytes);
+    ask::<FIRST_LEVEL>(bytes);
 }
 
 /// [`prefetch`], but into the second-level cache only: for what is more than a few kilobytes, or not wanted at once.
 #[inline]
 pub fn prefetch_second_level(bytes: &[u8]) {
-    ask::<{ Level::SECOND }>(bytes);
-}
-
-/// Cache levels as the instruction names them.
-struct Level;
-
-impl Level {
-    const FIRST: i32 = 3;
-    const SECOND: i32 = 2;
+    ask::<SECOND_LEVEL>(bytes);
 }
 
 #[inline]

@@ -14,8 +14,9 @@
 //! - **assign** compares a document with the lists of the [`GROUPS_TRIED`] nearest groups. Rows are sorted by group first, so
 //!   that these are matrix products too.
 //!
-//! A graph over the centroids would make fewer comparisons, each of them a cache miss of its own, where a group is one run of
-//! memory; and it would have to be stored.
+//! A graph over the centroids makes a third of the comparisons and takes two to three times as long: each of them is a cache miss of
+//! its own, where a group is one run of int8 in memory (11, 25 and 56 us for these three rows; HNSW of FAISS 33, 86 and 174 us for as
+//! many of the nearest lists, `benches/record/2026-11-23-zen4-2core/alternatives.md`). And it would have to be stored.
 
 use ndarray::{Array2, ArrayView2, Axis, s};
 
