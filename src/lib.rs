@@ -20,6 +20,7 @@
 //! | [`simd`] | the kernels: a scalar oracle, AVX2, AVX-512; pictures of the packed layouts |
 //! | [`vfs`] | the one seam to files, with implementations that fail and crash on purpose |
 //! | [`mod@format`] | the one envelope of every index file |
+//! | [`journal`] | a durable log of numbered records |
 //! | [`sample`] | seeded randomness, on which index bytes depend |
 //! | [`dataset`] | other people's files: npy, fbin, fvecs, parquet, raw, IDX, keys, ids, qrels, runs, pairs and their split; made vectors |
 //! | [`topk`], [`linalg`] | best-k as sortable integers; matrix helpers |
@@ -75,6 +76,7 @@ pub mod eval;
 pub mod format;
 pub mod heads;
 pub mod index;
+pub mod journal;
 pub mod learn;
 pub mod linalg;
 pub mod quantizer;
