@@ -35,6 +35,7 @@
 //! | [`eval`] | exact answers, recall, speed, likeness of made vectors |
 //! | [`calibrate`] | which effort reaches which recall, from sample queries |
 //! | [`learn`] | the stages of training, from labelled pairs to a learned quantizer |
+//! | [`ads`] | the control table: who may show an ad now, and for how much |
 //! | `server` | HTTP (feature `server`) |
 //!
 //! # What stays true
@@ -66,6 +67,7 @@
 //!   spilling does, and codes of 8 bits find more than those of 6 (`benches/record/2026-11-23-zen4-2core/alternatives.md`).
 //! - Under L2 the term of a row carries the squared error of its code ([`quantizer`]), which the plain estimate ignores.
 
+pub mod ads;
 pub mod build;
 pub mod calibrate;
 pub mod codes;
