@@ -20,6 +20,7 @@
 //! | [`simd`] | the kernels: a scalar oracle, AVX2, AVX-512; pictures of the packed layouts |
 //! | [`vfs`] | the one seam to files, with implementations that fail and crash on purpose |
 //! | [`mod@format`] | the one envelope of every index file |
+//! | [`journal`] | a durable log of numbered records |
 //! | [`sample`] | seeded randomness, on which index bytes depend |
 //! | [`dataset`] | other people's files: npy, fbin, fvecs, parquet, raw, IDX, keys, ids, qrels, runs, pairs and their split; made vectors |
 //! | [`topk`], [`linalg`] | best-k as sortable integers; matrix helpers |
@@ -34,6 +35,7 @@
 //! | [`eval`] | exact answers, recall, speed, likeness of made vectors |
 //! | [`calibrate`] | which effort reaches which recall, from sample queries |
 //! | [`learn`] | the stages of training, from labelled pairs to a learned quantizer |
+//! | [`ads`] | the control table: who may show an ad now, and for how much |
 //! | `server` | HTTP (feature `server`) |
 //!
 //! # What stays true
@@ -65,6 +67,7 @@
 //!   spilling does, and codes of 8 bits find more than those of 6 (`benches/record/2026-11-23-zen4-2core/alternatives.md`).
 //! - Under L2 the term of a row carries the squared error of its code ([`quantizer`]), which the plain estimate ignores.
 
+pub mod ads;
 pub mod build;
 pub mod calibrate;
 pub mod codes;
@@ -75,6 +78,7 @@ pub mod eval;
 pub mod format;
 pub mod heads;
 pub mod index;
+pub mod journal;
 pub mod learn;
 pub mod linalg;
 pub mod quantizer;

@@ -6,12 +6,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The modules of the library, bottom to top: a module may use only those before it (`src/lib.rs` says why).
-const LAYERS: [&str; 23] = [
+const LAYERS: [&str; 25] = [
     "error",
     "types",
     "simd",
     "vfs",
     "format",
+    "journal",
     "sample",
     "dataset",
     "topk",
@@ -27,6 +28,7 @@ const LAYERS: [&str; 23] = [
     "eval",
     "calibrate",
     "learn",
+    "ads",
     "server",
     "cli",
     "main",

@@ -5,18 +5,17 @@
 //! under a temporary name, synced, renamed over the old one, the directory synced again. Folders that no manifest names
 //! are removed afterwards, or by the next build. A build that fails removes its own work folder at once.
 
-use std::fs::{File, TryLockError};
+use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
 use crate::format::hex;
 use crate::index::{MANIFEST, Manifest};
-use crate::vfs::Vfs;
+use crate::vfs::{LOCK, Vfs, create_dir_durably, lock_dir};
 
 const WORK: &str = ".build";
 /// As [`crate::vfs::replace_file`] names what it writes.
 const NEW_MANIFEST: &str = "manifest.json.writing";
-const LOCK: &str = ".lock";
 
 /// A version in the making.
 pub(super) struct Commit<'v> {
@@ -35,8 +34,8 @@ impl<'v> Commit<'v> {
     /// # Errors
     /// `InvalidParams` if the directory holds other things than an index, or another build is at work in it.
     pub(super) fn begin(vfs: &'v dyn Vfs, dir: &Path) -> Result<Commit<'v>> {
-        create_durably(vfs, dir)?;
-        let lock = lock(dir)?;
+        create_dir_durably(vfs, dir)?;
+        let lock = lock_dir(dir, "output", "another build is at work in")?;
         check_ours(vfs, dir)?;
         remove_stale(vfs, dir)?;
         let (files, spill) = (dir.join(WORK).join("files"), dir.join(WORK).join("spill"));
@@ -88,43 +87,6 @@ impl Drop for Commit<'_> {
             // Whatever stopped the build is the error to tell; what cannot be removed now will be by the next build.
             let _ = remove_work(self.vfs, &self.dir);
         }
-    }
-}
-
-/// Creates a directory whose name outlives a crash: every new name is synced where it stands.
-fn create_durably(vfs: &dyn Vfs, dir: &Path) -> Result<()> {
-    let mut missing = Vec::new();
-    for path in dir.ancestors().filter(|path| !path.as_os_str().is_empty()) {
-        if vfs.exists(path)? {
-            break;
-        }
-        missing.push(path);
-    }
-    vfs.create_dir_all(dir)?;
-    for path in missing {
-        match path.parent() {
-            Some(parent) if parent.as_os_str().is_empty() => vfs.sync_dir(Path::new("."))?,
-            Some(parent) => vfs.sync_dir(parent)?,
-            None => {}
-        }
-    }
-    Ok(())
-}
-
-/// Keeps other builds out of a real directory.
-fn lock(dir: &Path) -> Result<Option<File>> {
-    if !dir.is_dir() {
-        return Ok(None);
-    }
-    let path = dir.join(LOCK);
-    let file = File::create(&path).map_err(Error::io(&path))?;
-    match file.try_lock() {
-        Ok(()) => Ok(Some(file)),
-        Err(TryLockError::WouldBlock) => {
-            let reason = format!("another build is at work in {}; wait for it or choose another", dir.display());
-            Err(Error::params("output", reason))
-        }
-        Err(TryLockError::Error(error)) => Err(Error::io(&path)(error)),
     }
 }
 

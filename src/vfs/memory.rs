@@ -95,6 +95,12 @@ impl Vfs for MemoryVfs {
         Ok(Box::new(MemoryWriteFile { content, end: 0 }))
     }
 
+    fn open_append(&self, path: &Path) -> Result<Box<dyn WriteFile>> {
+        let content = self.content(path)?;
+        let end = read(&content).len() as u64;
+        Ok(Box::new(MemoryWriteFile { content, end }))
+    }
+
     fn open(&self, path: &Path) -> Result<Box<dyn ReadFile>> {
         let content = self.content(path)?;
         let len = read(&content).len() as u64;

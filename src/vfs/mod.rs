@@ -15,7 +15,7 @@
 //! are not there reads a damaged file. Memory maps and `io_uring` need the operating system's own file beneath:
 //! [`ReadFile::as_file`] lends it where there is one.
 //!
-//! Deliberately absent: appending, seeking, permissions, links, file times.
+//! Deliberately absent: shortening a file, seeking, permissions, links, file times.
 
 mod memory;
 mod real;
@@ -26,15 +26,18 @@ mod tests;
 pub use memory::MemoryVfs;
 pub use real::RealVfs;
 
-use std::fs::File;
+use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// A file system. Every error is an [`Error::Io`](crate::error::Error::Io) that names the path.
 pub trait Vfs: Send + Sync {
     /// Creates `path` for writing, emptying a file that is already there. The parent directory must exist.
     fn create(&self, path: &Path) -> Result<Box<dyn WriteFile>>;
+
+    /// Opens the file `path`, which must be there, for writing on: [`WriteFile::write_all`] begins at its end.
+    fn open_append(&self, path: &Path) -> Result<Box<dyn WriteFile>>;
 
     /// Opens the file `path` for reading.
     fn open(&self, path: &Path) -> Result<Box<dyn ReadFile>>;
@@ -85,6 +88,52 @@ pub fn replace_file(vfs: &dyn Vfs, path: &Path, write: impl FnOnce(&Path) -> Res
     write(&beside)?;
     vfs.rename(&beside, path)?;
     vfs.sync_dir(path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new(".")))
+}
+
+/// Creates a directory whose name outlives a crash: every new name is synced where it stands, and that of `dir` in any case, for
+/// whoever created it before may have been killed in between.
+///
+/// # Errors
+/// `Io`.
+pub fn create_dir_durably(vfs: &dyn Vfs, dir: &Path) -> Result<()> {
+    let mut unsynced = vec![dir];
+    for path in dir.ancestors().skip(1).filter(|path| !path.as_os_str().is_empty()) {
+        if vfs.exists(path)? {
+            break;
+        }
+        unsynced.push(path);
+    }
+    vfs.create_dir_all(dir)?;
+    for path in unsynced {
+        match path.parent() {
+            Some(parent) if parent.as_os_str().is_empty() => vfs.sync_dir(Path::new("."))?,
+            Some(parent) => vfs.sync_dir(parent)?,
+            None => {}
+        }
+    }
+    Ok(())
+}
+
+/// Name of the file by which a directory is kept to one writer.
+pub const LOCK: &str = ".lock";
+
+/// Keeps other writers out of a real directory for as long as the answer lives; a simulated directory has no others.
+///
+/// # Errors
+/// `InvalidParams` that begins with `taken` where another process, or this one, holds the lock; `Io`.
+pub fn lock_dir(dir: &Path, name: &'static str, taken: &str) -> Result<Option<File>> {
+    if !dir.is_dir() {
+        return Ok(None);
+    }
+    let path = dir.join(LOCK);
+    let file = File::create(&path).map_err(Error::io(&path))?;
+    match file.try_lock() {
+        Ok(()) => Ok(Some(file)),
+        Err(TryLockError::WouldBlock) => {
+            Err(Error::params(name, format!("{taken} {}; wait for it or choose another", dir.display())))
+        }
+        Err(TryLockError::Error(error)) => Err(Error::io(&path)(error)),
+    }
 }
 
 /// A file open for reading. Reads are positioned, so any number of threads may share it.

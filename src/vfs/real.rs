@@ -18,6 +18,12 @@ impl Vfs for RealVfs {
         Ok(Box::new(RealWriteFile { file, path: path.into(), end: 0 }))
     }
 
+    fn open_append(&self, path: &Path) -> Result<Box<dyn WriteFile>> {
+        let file = OpenOptions::new().write(true).open(path).map_err(Error::io(path))?;
+        let end = file.metadata().map_err(Error::io(path))?.len();
+        Ok(Box::new(RealWriteFile { file, path: path.into(), end }))
+    }
+
     fn open(&self, path: &Path) -> Result<Box<dyn ReadFile>> {
         open_with(path, OpenOptions::new().read(true))
     }

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::testing::{CrashVfs, Fault, FaultyVfs, Survival};
-use super::{MemoryVfs, RealVfs, Vfs};
+use super::{MemoryVfs, RealVfs, Vfs, create_dir_durably};
 use crate::error::{Error, Result};
 
 fn kind<T>(result: Result<T>) -> ErrorKind {
@@ -40,7 +40,16 @@ fn contract(vfs: &dyn Vfs, root: &Path) {
     assert_eq!(kind(reader.read_exact_at(1, &mut bytes)), ErrorKind::UnexpectedEof);
     assert_eq!(kind(reader.read_exact_at(u64::from(u32::MAX), &mut bytes)), ErrorKind::UnexpectedEof);
 
+    let mut writer = vfs.open_append(&file).unwrap();
+    writer.write_all(b"AB").unwrap();
+    writer.write_all(b"C").unwrap();
+    writer.sync().unwrap();
+    let mut bytes = [0; 5];
+    vfs.open(&file).unwrap().read_exact_at(6, &mut bytes).unwrap();
+    assert_eq!(&bytes, b"89ABC");
+
     assert_eq!(kind(vfs.open(&other)), ErrorKind::NotFound);
+    assert_eq!(kind(vfs.open_append(&other)), ErrorKind::NotFound);
     vfs.rename(&file, &other).unwrap();
     assert_eq!(kind(vfs.rename(&file, &other)), ErrorKind::NotFound);
     assert!(vfs.exists(&other).unwrap() && !vfs.exists(&file).unwrap());
@@ -65,6 +74,7 @@ fn refusals(vfs: &dyn Vfs, root: &Path) {
 
     assert_eq!(kind(vfs.create(&full)), ErrorKind::IsADirectory);
     assert_eq!(kind(vfs.open(&full)), ErrorKind::IsADirectory);
+    assert_eq!(kind(vfs.open_append(&full)), ErrorKind::IsADirectory);
     assert_eq!(kind(vfs.len(&full)), ErrorKind::IsADirectory);
     assert_eq!(kind(vfs.remove_file(&full)), ErrorKind::IsADirectory);
     assert_eq!(kind(vfs.list(&file)), ErrorKind::NotADirectory);
@@ -139,9 +149,10 @@ fn only_real_files_are_lent() {
 fn every_operation_that_can_fail_counts_one() {
     let path = Path::new("/dir/file");
     let dir = Path::new("/dir");
-    let steps: [fn(&dyn Vfs) -> Result<()>; 12] = [
+    let steps: [fn(&dyn Vfs) -> Result<()>; 13] = [
         |vfs| vfs.create_dir_all(Path::new("/dir")),
         |vfs| vfs.create(Path::new("/dir/file")).map(drop),
+        |vfs| vfs.open_append(Path::new("/dir/file")).map(drop),
         |vfs| vfs.open(Path::new("/dir/file")).map(drop),
         |vfs| vfs.open_direct(Path::new("/dir/file")).map(drop),
         |vfs| vfs.len(Path::new("/dir/file")).map(drop),
@@ -236,6 +247,27 @@ fn outcomes(sync_file: bool, sync_dir: bool) -> Vec<Vec<u8>> {
 fn a_safe_replacement_leaves_the_old_file_or_the_new() {
     assert_eq!(outcomes(true, true), [vec![7; 10_000], b"old".to_vec()]);
     assert!(outcomes(false, true).len() > 2, "without syncing the file its bytes may be torn");
+}
+
+#[test]
+fn appended_bytes_are_durable_only_after_their_sync() {
+    let base = MemoryVfs::new();
+    let path = Path::new("/log");
+    base.put(path, b"old").unwrap();
+    let vfs = CrashVfs::new(&base);
+    let mut file = vfs.open_append(path).unwrap();
+    file.write_all(b" new").unwrap();
+    let after = |survival| vfs.after_crash(vfs.operations(), survival).bytes(path).unwrap();
+    assert_eq!((after(Survival::None), after(Survival::All)), (b"old".to_vec(), b"old new".to_vec()));
+    file.sync().unwrap();
+    assert_eq!(after(Survival::None), b"old new");
+}
+
+#[test]
+fn a_directory_made_durably_outlives_a_crash() {
+    let vfs = CrashVfs::new(&MemoryVfs::new());
+    create_dir_durably(&vfs, Path::new("/a/b/c")).unwrap();
+    assert!(vfs.after_crash(vfs.operations(), Survival::None).exists(Path::new("/a/b/c")).unwrap());
 }
 
 #[test]

@@ -26,9 +26,10 @@ pub enum Survival {
     Random(u64),
 }
 
-/// What was done, in order. Files are named by the number of their creation, for a rename may come between writes.
+/// What was done, in order. Files are named by the number of their opening, for a rename may come between writes.
 enum Op {
     Create { path: PathBuf, file: usize },
+    Append { path: PathBuf, file: usize },
     Write { file: usize, offset: u64, bytes: Vec<u8> },
     Sync { file: usize },
     Rename { from: PathBuf, to: PathBuf },
@@ -77,6 +78,12 @@ impl CrashVfs {
         self.log.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn next_file(&self) -> usize {
+        let mut log = self.log();
+        log.files += 1;
+        log.files
+    }
+
     fn record(&self, op: Op) {
         self.log().ops.push(op);
     }
@@ -97,13 +104,16 @@ fn restore(snapshot: &[(PathBuf, Option<Vec<u8>>)]) -> MemoryVfs {
 impl Vfs for CrashVfs {
     fn create(&self, path: &Path) -> Result<Box<dyn WriteFile>> {
         let inner = self.live.create(path)?;
-        let file = {
-            let mut log = self.log();
-            log.files += 1;
-            log.files
-        };
+        let file = self.next_file();
         self.record(Op::Create { path: path.into(), file });
         Ok(Box::new(CrashWriteFile { inner, end: 0, file, vfs: self.clone() }))
+    }
+
+    fn open_append(&self, path: &Path) -> Result<Box<dyn WriteFile>> {
+        let (end, inner) = (self.live.len(path)?, self.live.open_append(path)?);
+        let file = self.next_file();
+        self.record(Op::Append { path: path.into(), file });
+        Ok(Box::new(CrashWriteFile { inner, end, file, vfs: self.clone() }))
     }
 
     fn open(&self, path: &Path) -> Result<Box<dyn ReadFile>> {
@@ -214,8 +224,8 @@ struct Disk {
     /// `base` with all effects so far, for looking up paths; the contents of files are not kept up to date here.
     live: Vec<Node>,
     effects: Vec<(Effect, bool)>,
-    /// The node of each created file.
-    created: BTreeMap<usize, NodeId>,
+    /// The node of each file opened for writing.
+    opened: BTreeMap<usize, NodeId>,
 }
 
 impl Disk {
@@ -224,7 +234,7 @@ impl Disk {
             base: Vec::new(),
             live: vec![Node::Dir(BTreeMap::new())],
             effects: Vec::new(),
-            created: BTreeMap::new(),
+            opened: BTreeMap::new(),
         };
         for (path, content) in snapshot {
             disk.link(path, content.clone().map_or_else(|| Node::Dir(BTreeMap::new()), Node::File));
@@ -244,15 +254,19 @@ impl Disk {
                     }
                     None => self.link(path, Node::File(Vec::new())),
                 };
-                self.created.insert(*file, node);
+                self.opened.insert(*file, node);
+            }
+            Op::Append { path, file } => {
+                let node = self.find(path).expect("a file that was opened exists");
+                self.opened.insert(*file, node);
             }
             Op::Write { file, offset, bytes } => {
                 for (piece, start) in bytes.chunks(PIECE).zip((*offset..).step_by(PIECE)) {
-                    let effect = Effect::Data { file: self.created[file], offset: start, bytes: piece.to_vec() };
+                    let effect = Effect::Data { file: self.opened[file], offset: start, bytes: piece.to_vec() };
                     self.effects.push((effect, false));
                 }
             }
-            Op::Sync { file } => self.sync(self.created[file]),
+            Op::Sync { file } => self.sync(self.opened[file]),
             Op::SyncDir { path } => {
                 let dir = self.find(path).expect("a directory that was synced exists");
                 self.sync(dir);

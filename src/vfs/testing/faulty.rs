@@ -91,6 +91,12 @@ impl Vfs for FaultyVfs {
         Ok(Box::new(FaultyWriteFile { inner, end: 0, path: path.into(), plan: self.plan.clone() }))
     }
 
+    fn open_append(&self, path: &Path) -> Result<Box<dyn WriteFile>> {
+        self.plan.pass(path)?;
+        let (end, inner) = (self.inner.len(path)?, self.inner.open_append(path)?);
+        Ok(Box::new(FaultyWriteFile { inner, end, path: path.into(), plan: self.plan.clone() }))
+    }
+
     fn open(&self, path: &Path) -> Result<Box<dyn ReadFile>> {
         self.open_with(path, |inner| inner.open(path))
     }
