@@ -23,6 +23,7 @@
 //! | [`sample`] | seeded randomness, on which index bytes depend |
 //! | [`dataset`] | other people's files: npy, fbin, fvecs, parquet, raw, IDX, keys, ids, qrels, runs, pairs and their split; made vectors |
 //! | [`topk`], [`linalg`] | best-k as sortable integers; matrix helpers |
+//! | [`attributes`] | typed columns and the filters on them |
 //! | [`heads`] | small trained maps over the vectors of a frozen encoder |
 //! | [`quantizer`] | centroids, rotation, codebooks, learned heads and router; a query's score tables |
 //! | [`codes`] | inverted lists in memory and their scan |
@@ -65,6 +66,7 @@
 //!   spilling does, and codes of 8 bits find more than those of 6 (`benches/record/2026-11-23-zen4-2core/alternatives.md`).
 //! - Under L2 the term of a row carries the squared error of its code ([`quantizer`]), which the plain estimate ignores.
 
+pub mod attributes;
 pub mod build;
 pub mod calibrate;
 pub mod codes;

@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The modules of the library, bottom to top: a module may use only those before it (`src/lib.rs` says why).
-const LAYERS: [&str; 23] = [
+const LAYERS: [&str; 24] = [
     "error",
     "types",
     "simd",
@@ -16,6 +16,7 @@ const LAYERS: [&str; 23] = [
     "dataset",
     "topk",
     "linalg",
+    "attributes",
     "heads",
     "quantizer",
     "codes",
