@@ -3,8 +3,6 @@
 use proptest::prelude::*;
 use serde_json::{Map, Value as Json, json};
 
-use super::super::*;
-
 pub(super) const NAMES: [&str; 5] = ["brand", "price", "score", "sold", "tags"];
 
 /// A word of a few, so that conditions hit.
