@@ -100,30 +100,59 @@ impl Fields {
 
     /// The JSON object of `row`, as text.
     pub(crate) fn get(&self, row: Row) -> Result<String> {
-        let wrong = |reason: &str| Error::corrupt(&self.path, "BLOB", format!("row {row}: {reason}"));
+        self.block(row)?.text(row).map(String::from).map_err(|reason| self.wrong(row, reason))
+    }
+
+    fn wrong(&self, row: Row, reason: &str) -> Error {
+        Error::corrupt(&self.path, "BLOB", format!("row {row}: {reason}"))
+    }
+
+    /// The block that holds `row`.
+    fn block(&self, row: Row) -> Result<Block> {
         let block = row as usize / ROWS;
         let (start, end) = (self.starts[block], self.starts[block + 1]);
         let mut bytes = vec![0; (end - start) as usize];
         self.file.read_at(&self.blob, start, &mut bytes)?;
         let checksum: Vec<u32> = from_bytes(&bytes.split_off(bytes.len() - 4));
         if crc32c::crc32c(&bytes) != checksum[0] {
-            return Err(wrong("the checksum of its block is wrong"));
+            return Err(self.wrong(row, "the checksum of its block is wrong"));
         }
         let texts = bytes.split_off(ROWS * 4);
-        let lengths: Vec<u32> = from_bytes(&bytes);
-        let at = row as usize % ROWS;
-        let start: usize = lengths[..at].iter().map(|&l| l as usize).sum();
-        let text = texts.get(start..start + lengths[at] as usize).ok_or_else(|| wrong("its length is too large"))?;
-        String::from_utf8(text.to_vec()).map_err(|_| wrong("it is not UTF-8"))
+        Ok(Block { lengths: from_bytes(&bytes), texts })
     }
 
-    /// Reads every block, for `check-index`.
-    pub(crate) fn check(&self, rows: u64, watch: &dyn Watch) -> Result<()> {
-        (0..rows).step_by(ROWS).try_for_each(|row| {
+    /// Reads every block, for `check-index`; `each` is given every row with its text.
+    pub(crate) fn check(
+        &self,
+        rows: u64,
+        watch: &dyn Watch,
+        each: &mut dyn FnMut(Row, &str) -> Result<()>,
+    ) -> Result<()> {
+        (0..rows).step_by(ROWS).try_for_each(|first| {
             watch.check()?;
-            watch.advance((rows - row).min(ROWS as u64));
-            self.get(row as Row).map(drop)
+            let end = rows.min(first + ROWS as u64);
+            watch.advance(end - first);
+            let block = self.block(first as Row)?;
+            (first..end)
+                .map(|row| row as Row)
+                .try_for_each(|row| each(row, block.text(row).map_err(|reason| self.wrong(row, reason))?))
         })
+    }
+}
+
+/// The texts of neighbouring rows.
+struct Block {
+    /// One a row, 0 behind the last.
+    lengths: Vec<u32>,
+    texts: Vec<u8>,
+}
+
+impl Block {
+    fn text(&self, row: Row) -> std::result::Result<&str, &'static str> {
+        let at = row as usize % ROWS;
+        let start: usize = self.lengths[..at].iter().map(|&l| l as usize).sum();
+        let text = self.texts.get(start..start + self.lengths[at] as usize).ok_or("its length is too large")?;
+        std::str::from_utf8(text).map_err(|_| "it is not UTF-8")
     }
 }
 
@@ -142,7 +171,14 @@ mod tests {
             writer.finish().unwrap();
             let fields = Fields::open(&vfs, path, &[1; 16], u64::from(n)).unwrap();
             (0..n).for_each(|i| assert_eq!(fields.get(i).unwrap(), text(i)));
-            fields.check(u64::from(n), &crate::train::Silent).unwrap();
+            let mut checked = 0;
+            let mut each = |row, found: &str| {
+                checked += 1;
+                assert_eq!(found, text(row));
+                Ok(())
+            };
+            fields.check(u64::from(n), &crate::train::Silent, &mut each).unwrap();
+            assert_eq!(checked, n);
             assert!(Fields::open(&vfs, path, &[1; 16], u64::from(n) + 32).is_err());
         }
     }
