@@ -34,7 +34,7 @@
 //! | [`eval`] | exact answers, recall, speed, likeness of made vectors |
 //! | [`calibrate`] | which effort reaches which recall, from sample queries |
 //! | [`learn`] | the stages of training, from labelled pairs to a learned quantizer |
-//! | `server` | HTTP (feature `server`) |
+//! | `server` | HTTP, and what surrounds a request: keys, admission, TLS, traces, status (feature `server`) |
 //!
 //! # What stays true
 //! - Files of an index are immutable. A version exists when its manifest is renamed into place, and not before.
