@@ -37,7 +37,7 @@
 //! | [`calibrate`] | which effort reaches which recall, from sample queries |
 //! | [`learn`] | the stages of training, from labelled pairs to a learned quantizer |
 //! | [`ads`] | the control table: who may show an ad now, and for how much |
-//! | `server` | HTTP (feature `server`) |
+//! | `server` | HTTP, and what surrounds a request: keys, admission, TLS, traces, status (feature `server`) |
 //!
 //! # What stays true
 //! - Files of an index are immutable. A version exists when its manifest is renamed into place, and not before.

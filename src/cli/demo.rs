@@ -50,7 +50,7 @@ pub(super) fn run(options: &Options) -> Result<ExitCode> {
     if options.no_serve {
         return Ok(ExitCode::SUCCESS);
     }
-    log_to_stderr();
+    log_to_stderr(config.log.format);
     let texts = known.texts().to_vec();
     serve_until_signal(Service::start(config, searcher)?, |address| print_what_to_try(address, key, &texts))
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use bigrain::error::{Error, Result};
 use bigrain::search::Searcher;
-use bigrain::server::{ServerConfig, Service, serve};
+use bigrain::server::{LogFormat, ServerConfig, Service, serve};
 use clap::Args;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -32,17 +32,21 @@ pub(super) struct Options {
 }
 
 pub(super) fn run(options: &Options) -> Result<ExitCode> {
-    log_to_stderr();
     let config = options.settings.load()?.config()?;
+    log_to_stderr(config.log.format);
     let service = open(&options.index, config)?;
     serve_until_signal(service, |_| Ok(()))
 }
 
 /// Logs to stderr from `BIGRAIN_LOG` on, or from `info`.
-pub(super) fn log_to_stderr() {
+pub(super) fn log_to_stderr(format: LogFormat) {
     let filter = EnvFilter::try_from_env("BIGRAIN_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
     let colours = std::io::stderr().is_terminal();
-    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(std::io::stderr).init();
+    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match format {
+        LogFormat::Text => lines.with_ansi(colours).init(),
+        LogFormat::Json => lines.json().flatten_event(true).init(),
+    }
 }
 
 /// Opens the index in `dir` and starts the workers over it.
@@ -70,7 +74,8 @@ pub(super) fn serve_until_signal(
         let listener = TcpListener::bind(&address).await.map_err(Error::io(format!("listen address {address}")))?;
         let shutdown = shutdown_signal()?;
         let address = listener.local_addr().map_err(Error::io("listen address"))?.to_string();
-        tracing::info!("listening on http://{address}");
+        let scheme = if service.config().tls.enabled() { "https" } else { "http" };
+        tracing::info!("listening on {scheme}://{address}");
         listening(&address)?;
         Ok::<bool, Error>(serve(listener, shutdown, service).await)
     })?;

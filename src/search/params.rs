@@ -112,6 +112,7 @@ pub struct Hit {
 
 /// What a query cost, step by step.
 #[derive(Clone, Debug, Default, Serialize)]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 pub struct SearchStats {
     /// Lists scanned.
     pub lists_probed: u32,

@@ -7,7 +7,10 @@
 //! - *Drain with an end*: after the shutdown signal nothing is accepted, idle connections close, running requests get
 //!   `timeouts.drain_ms`; what is left then is cut.
 //!
-//! Deliberately absent: HTTP/2 (it multiplies what one connection can ask for; put a proxy in front) and TLS.
+//! - *TLS*, where the settings name a certificate ([`super::tls`]): the handshake has a time limit of its own and is done by
+//!   the connection's task, so that a slow one holds up nobody.
+//!
+//! Deliberately absent: HTTP/2 (it multiplies what one connection can ask for; put a proxy in front).
 
 use std::future::Future;
 use std::pin::pin;
@@ -21,7 +24,8 @@ use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
+use tokio::time::{interval, sleep, timeout};
+use tokio_rustls::server::TlsStream;
 
 use super::routes::router;
 use super::service::Service;
@@ -43,24 +47,45 @@ pub async fn serve(listener: TcpListener, shutdown: impl Future<Output = ()>, se
     let header_timeout = Duration::from_millis(service.config().timeouts.header_ms);
     builder.timer(TokioTimer::new()).header_read_timeout(header_timeout).max_buf_size(HEADER_BYTES);
     let mut shutdown = pin!(shutdown);
+    let mut seconds = interval(Duration::from_secs(1));
+    seconds.tick().await; // The first one comes at once.
+    if let Ok(address) = listener.local_addr() {
+        let _ = service.platform.address.set(address);
+    }
     loop {
         service.metrics.connections.store(connections.len() as u64, Relaxed);
         tokio::select! {
             biased;
             () = &mut shutdown => break,
             Some(_) = connections.join_next() => {}
+            _ = seconds.tick() => service.platform.status.tick(),
             accepted = listener.accept() => match accepted {
                 Ok((stream, _)) if connections.len() >= service.config().limits.connections => {
                     service.metrics.refused.fetch_add(1, Relaxed);
-                    refuse(&stream);
+                    // Without a handshake there is nothing that could be said.
+                    if service.platform.tls.is_none() {
+                        refuse(&stream);
+                    }
                 }
                 Ok((stream, _)) => {
                     // Answers are small and written at once: waiting to fill packets would only delay them.
                     let _ = stream.set_nodelay(true);
-                    let connection = builder.serve_connection(TokioIo::new(stream), routes.clone());
-                    // Errors here are the client's going away or sending what is not HTTP; hyper has answered 400.
-                    let watched = graceful.watch(connection);
-                    connections.spawn(async move { watched.await.is_ok() });
+                    let (service, watcher) = (service.clone(), graceful.watcher());
+                    let (builder, routes) = (builder.clone(), routes.clone());
+                    connections.spawn(async move {
+                        // Errors here are the client's going away or sending what is not HTTP; hyper has answered 400.
+                        match handshake(&service, stream).await {
+                            Some(Connection::Plain(stream)) => {
+                                let io = TokioIo::new(stream);
+                                watcher.watch(builder.serve_connection(io, routes)).await.is_ok()
+                            }
+                            Some(Connection::Encrypted(stream)) => {
+                                let io = TokioIo::new(*stream);
+                                watcher.watch(builder.serve_connection(io, routes)).await.is_ok()
+                            }
+                            None => false,
+                        }
+                    });
                 }
                 Err(error) => {
                     // Out of file handles, most likely: let some connections end.
@@ -75,6 +100,26 @@ pub async fn serve(listener: TcpListener, shutdown: impl Future<Output = ()>, se
     let drained = timeout(Duration::from_millis(service.config().timeouts.drain_ms), graceful.shutdown()).await.is_ok();
     connections.shutdown().await;
     drained
+}
+
+/// A connection on which HTTP can be spoken.
+enum Connection {
+    Plain(TcpStream),
+    Encrypted(Box<TlsStream<TcpStream>>),
+}
+
+/// Begins to encrypt the connection, if the settings ask for it; none where the client does not, or not in time.
+async fn handshake(service: &Service, stream: TcpStream) -> Option<Connection> {
+    let Some(acceptor) = &service.platform.tls else { return Some(Connection::Plain(stream)) };
+    let limit = Duration::from_millis(service.config().tls.handshake_ms);
+    match timeout(limit, acceptor.accept(stream)).await {
+        Ok(Ok(stream)) => Some(Connection::Encrypted(Box::new(stream))),
+        Ok(Err(error)) => {
+            tracing::debug!(%error, "handshake failed");
+            None
+        }
+        Err(_) => None,
+    }
 }
 
 /// Tells a connection beyond the cap to come back, as far as that is possible without waiting for it.

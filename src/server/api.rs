@@ -4,11 +4,12 @@
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
+use utoipa::{IntoParams, ToSchema};
 
 use crate::search::SearchStats;
 
 /// Body of `POST /search`. Exactly one of `vector`, `vector_b64`, `text` and `key` is the query.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct SearchRequest {
     /// The query vector, `dim` finite numbers.
@@ -38,7 +39,7 @@ pub(super) struct SearchRequest {
 }
 
 /// `params` of a request; what is left out is the default of the index.
-#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Effort {
     /// Lists to probe.
@@ -54,7 +55,7 @@ pub(super) struct Effort {
 }
 
 /// Element type of `vector_b64`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum Dtype {
     /// 32-bit float.
@@ -65,7 +66,7 @@ pub(super) enum Dtype {
 }
 
 /// Body of `POST /v1/collections/{c}/search/batch`: what a query leaves out is taken from here.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct BatchRequest {
     pub(super) queries: Vec<SearchRequest>,
@@ -79,8 +80,9 @@ pub(super) struct BatchRequest {
 }
 
 /// Query string of a batch whose body is a `.npy` matrix.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 pub(super) struct NpyParams {
     limit: Option<u64>,
     offset: Option<u64>,
@@ -136,7 +138,7 @@ impl NpyParams {
 }
 
 /// The answer to one query; in a batch, one of `results`.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 pub(super) struct Found<'a> {
     pub(super) coverage: Coverage,
     pub(super) hits: Vec<FoundHit>,
@@ -145,27 +147,28 @@ pub(super) struct Found<'a> {
 }
 
 /// How much of what was asked for the answer stands on.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 pub(super) struct Coverage {
     pub(super) complete: bool,
     /// Share of the planned lists that were searched.
     pub(super) fraction: f32,
     /// Why it is not complete.
-    pub(super) degraded: &'static [&'static str],
+    pub(super) degraded: Vec<&'static str>,
 }
 
 /// One hit.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 pub(super) struct FoundHit {
     pub(super) key: u64,
     pub(super) score: f32,
     /// The stored JSON, passed on as it is.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Object>)]
     pub(super) fields: Option<Box<RawValue>>,
 }
 
 /// The answer to a single search.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 pub(super) struct SearchAnswer<'a> {
     pub(super) request_id: &'a str,
     pub(super) took_ms: f64,
@@ -175,16 +178,17 @@ pub(super) struct SearchAnswer<'a> {
 }
 
 /// The answer to a batch; `results` are [`Found`] that the workers have written already.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 pub(super) struct BatchAnswer<'a> {
     pub(super) request_id: &'a str,
     pub(super) took_ms: f64,
     pub(super) index_version: &'a str,
+    #[schema(value_type = Vec<Found>)]
     pub(super) results: Vec<Box<RawValue>>,
 }
 
 /// What `GET /v1/collections/{c}` tells.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 pub(super) struct CollectionAnswer<'a> {
     pub(super) name: &'a str,
     pub(super) index_version: &'a str,
@@ -198,12 +202,24 @@ pub(super) struct CollectionAnswer<'a> {
 }
 
 /// The limits that requests are held to.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 pub(super) struct LimitsAnswer {
+    /// Largest body.
     pub(super) body_bytes: usize,
+    /// Most connections at once.
+    pub(super) connections: usize,
+    /// Largest offset + limit.
     pub(super) hits: usize,
     pub(super) nprobe: usize,
     pub(super) candidates: usize,
+    /// Most queries in a batch.
     pub(super) batch: usize,
+    /// Whether exact search may be asked for.
+    pub(super) exact: bool,
+    /// Largest `timeout_ms`.
     pub(super) timeout_ms: u64,
+    /// `timeout_ms` of a request that names none.
+    pub(super) default_timeout_ms: u64,
+    /// Longest wait for a worker.
+    pub(super) queue_ms: u64,
 }

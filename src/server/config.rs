@@ -12,7 +12,12 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use toml::{Table, Value};
 
+use super::admission::AdmissionSection;
+use super::auth::AuthSection;
 use super::nearest::nearest;
+use super::slow_log::SlowLogSection;
+use super::telemetry::LogSection;
+use super::tls::TlsSection;
 use crate::dense::{OpenOptions, Store, Tier};
 use crate::error::{Error, Result};
 
@@ -20,7 +25,8 @@ use crate::error::{Error, Result};
 pub const DEFAULTS: &str = include_str!("../../config/server.toml");
 
 /// Settings whose values are paths: in a file they are relative to the folder of that file.
-const PATHS: [&str; 2] = ["known_queries.texts", "known_queries.vectors"];
+const PATHS: [&str; 5] =
+    ["known_queries.texts", "known_queries.vectors", "auth.keys_file", "tls.certificate", "tls.key"];
 
 /// Everything that can be set; `config/server.toml` explains each key.
 #[derive(Clone, Debug, Deserialize)]
@@ -32,6 +38,11 @@ pub struct ServerConfig {
     pub limits: Limits,
     pub timeouts: Timeouts,
     pub workers: Workers,
+    pub admission: AdmissionSection,
+    pub auth: AuthSection,
+    pub tls: TlsSection,
+    pub log: LogSection,
+    pub slow_log: SlowLogSection,
     pub known_queries: KnownQueriesSection,
 }
 
@@ -220,9 +231,9 @@ impl Settings {
     fn lay_variable(&mut self, name: &str, text: &str) -> Result<()> {
         let Some(rest) = name.strip_prefix("BIGRAIN_") else { return Ok(()) };
         let rest = rest.to_ascii_lowercase();
-        let sections = ["server", "index", "limits", "timeouts", "workers", "known_queries"];
-        let split = sections.iter().find_map(|s| Some((s, rest.strip_prefix(s)?.strip_prefix('_')?)));
-        let Some((section, key)) = split else { return Ok(()) };
+        let sections = self.values.keys().filter_map(|key| key.split_once('.')).map(|(section, _)| section);
+        let split = |section: &str| Some((section.to_string(), rest.strip_prefix(section)?.strip_prefix('_')?));
+        let Some((section, key)) = sections.filter_map(split).max_by_key(|(s, _)| s.len()) else { return Ok(()) };
         self.lay_text(&format!("{section}.{key}"), text, format!("environment {name}"))
     }
 
@@ -231,6 +242,7 @@ impl Settings {
         let value = match &self.values[key].0 {
             Value::Integer(_) => text.parse().map(Value::Integer).ok(),
             Value::Boolean(_) => text.parse().map(Value::Boolean).ok(),
+            Value::Float(_) => text.parse().map(Value::Float).ok(),
             _ => Some(Value::String(text.to_string())),
         };
         let value = value.ok_or_else(|| {
@@ -267,6 +279,8 @@ impl ServerConfig {
             ("timeouts.header_ms", self.timeouts.header_ms),
             ("timeouts.body_ms", self.timeouts.body_ms),
             ("workers.queue", self.workers.queue as u64),
+            ("admission.queue_ms", self.admission.queue_ms),
+            ("tls.handshake_ms", self.tls.handshake_ms),
         ];
         if let Some((key, _)) = positive.iter().find(|(_, value)| *value == 0) {
             return Err(Error::params("configuration", format!("{key} is 0; give at least 1")));
@@ -281,6 +295,9 @@ impl ServerConfig {
             let reason = "known_queries needs both texts and vectors; one of them is empty";
             return Err(Error::params("configuration", reason));
         }
+        self.admission.check()?;
+        self.tls.check()?;
+        self.log.check()?;
         if self.server.collection.is_empty() || self.server.collection.contains('/') {
             let reason = format!("server.collection {:?} cannot stand in a path", self.server.collection);
             return Err(Error::params("configuration", reason));

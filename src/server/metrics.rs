@@ -19,7 +19,7 @@ const BOUNDS: [f64; 19] = [
 ];
 
 /// The routes that are counted apart; all else is `other`.
-pub(super) const ROUTES: [&str; 8] = [
+pub(super) const ROUTES: [&str; 14] = [
     "/search",
     "/v1/collections/{collection}/search",
     "/v1/collections/{collection}/search/batch",
@@ -27,6 +27,12 @@ pub(super) const ROUTES: [&str; 8] = [
     "/livez",
     "/readyz",
     "/metrics",
+    "/v1/status",
+    "/v1/slow",
+    "/v1/limits",
+    "/openapi.json",
+    "/docs",
+    "/docs/{file}",
     "other",
 ];
 
@@ -73,13 +79,14 @@ pub(super) struct Metrics {
     steps: [Histogram; STEPS.len()],
     queries: AtomicU64,
     partial: AtomicU64,
+    lowered: AtomicU64,
     rows_scanned: AtomicU64,
     candidates: AtomicU64,
     tier_scored: AtomicU64,
     vectors_read: AtomicU64,
     vectors_cached: AtomicU64,
     bytes_read: AtomicU64,
-    /// Requests refused because the queue was full.
+    /// Requests refused because they would have waited too long.
     pub(super) shed: AtomicU64,
     /// Connections open now.
     pub(super) connections: AtomicU64,
@@ -97,6 +104,7 @@ pub(super) struct Gauges<'a> {
     pub(super) index_bytes: u64,
     pub(super) queued: usize,
     pub(super) queue_capacity: usize,
+    pub(super) backlog: Duration,
     pub(super) threads: usize,
     pub(super) panics: u64,
 }
@@ -110,6 +118,7 @@ impl Default for Metrics {
             steps: Default::default(),
             queries: AtomicU64::default(),
             partial: AtomicU64::default(),
+            lowered: AtomicU64::default(),
             rows_scanned: AtomicU64::default(),
             candidates: AtomicU64::default(),
             tier_scored: AtomicU64::default(),
@@ -133,9 +142,10 @@ impl Metrics {
         }
     }
 
-    /// Counts a query that was searched.
-    pub(super) fn searched(&self, stats: &SearchStats) {
+    /// Counts a query that was searched, with less effort than was asked for if `lowered`.
+    pub(super) fn searched(&self, stats: &SearchStats, lowered: bool) {
         self.queries.fetch_add(1, Relaxed);
+        self.lowered.fetch_add(u64::from(lowered), Relaxed);
         self.partial.fetch_add(u64::from(stats.fraction < 1.0), Relaxed);
         self.rows_scanned.fetch_add(stats.rows_scanned, Relaxed);
         self.candidates.fetch_add(u64::from(stats.candidates), Relaxed);
@@ -182,13 +192,18 @@ impl Metrics {
         let counters = [
             ("bigrain_search_queries_total", "Queries searched.", &self.queries),
             ("bigrain_search_partial_total", "Queries cut short by their deadline.", &self.partial),
+            (
+                "bigrain_search_effort_lowered_total",
+                "Queries searched with less effort because of load.",
+                &self.lowered,
+            ),
             ("bigrain_search_rows_scanned_total", "Codes scored.", &self.rows_scanned),
             ("bigrain_search_candidates_total", "Candidates that left the scan.", &self.candidates),
             ("bigrain_search_tier_scored_total", "Candidates scored by the int8 tier.", &self.tier_scored),
             ("bigrain_search_vectors_read_total", "Dense vectors fetched and verified.", &self.vectors_read),
             ("bigrain_search_vectors_cached_total", "Those of them from the page cache.", &self.vectors_cached),
             ("bigrain_search_read_bytes_total", "Bytes of dense vectors read.", &self.bytes_read),
-            ("bigrain_requests_shed_total", "Requests refused because the queue was full.", &self.shed),
+            ("bigrain_requests_shed_total", "Requests refused because of load.", &self.shed),
             ("bigrain_connections_refused_total", "Connections closed because too many were open.", &self.refused),
         ];
         for (name, help, value) in counters {
@@ -210,6 +225,9 @@ impl Metrics {
             head(text, name, "gauge", help);
             let _ = writeln!(text, "{name} {value}");
         }
+        let backlog = gauges.backlog.as_secs_f64();
+        head(text, "bigrain_queue_work_seconds", "gauge", "How long the waiting work will take, as estimated.");
+        let _ = writeln!(text, "bigrain_queue_work_seconds {backlog}");
         head(text, "bigrain_worker_panics_total", "counter", "Tasks that panicked.");
         let _ = writeln!(text, "bigrain_worker_panics_total {}", gauges.panics);
         head(text, "bigrain_index_info", "gauge", "The version that is served.");

@@ -1,11 +1,12 @@
 //! The HTTP search service.
 //!
 //! ```text
-//! accept ---> routes ----------> service ---------> pool of workers
-//! connection  request id,        what to do,        parse -> plan -> search -> write
-//! cap, header body limit and     without HTTP       (bounded queue; full = 503 at once)
-//! timeout,    timeout, problem
-//! drain       bodies, counting
+//! accept ---> observe ---------> routes ---> service ---------> pool of workers
+//! connection  request id, key,   body limit  what to do,        parse -> plan -> search -> write
+//! cap, TLS,   trace, problem     and timeout without HTTP       (by deadline; what would wait too
+//! header      bodies, counting,              (estimated cost)    long = 503 at once)
+//! timeout,    slow log
+//! drain
 //! ```
 //!
 //! The asynchronous threads move bytes; everything that costs processor time happens on the fixed pool (see [`Pool`]).
@@ -19,6 +20,8 @@
 //! | `POST /v1/collections/{c}/search/batch` | many: JSON, or a `.npy` matrix with the parameters in the query string |
 //! | `GET /v1/collections/{c}` | rows, dimension, metric, version, limits |
 //! | `GET /livez`, `/readyz`, `/metrics` | for the orchestrator and Prometheus |
+//! | `GET /v1/status`, `/v1/slow`, `/v1/limits` | the last two minutes; slow requests, to be sent again; limits |
+//! | `GET /openapi.json`, `/docs` | all of this for machines, and for people |
 //!
 //! ```json
 //! {"vector": [0.1, -0.2], "limit": 10, "offset": 0, "params": {"nprobe": 32, "candidates": 200},
@@ -34,26 +37,46 @@
 //! [`Problem`].
 //!
 //! # Limits
-//! Each is a key of `config/server.toml`. Deliberately absent: authentication and a bound on the sum of all bodies
-//! being received (it is connections x body size); a proxy or a network policy stands in front.
+//! Each is a key of `config/server.toml`. Deliberately absent: a bound on the sum of all bodies being received (it is
+//! connections x body size); a proxy or a network policy stands in front.
 
 mod accept;
+mod admission;
 mod api;
+mod auth;
 mod config;
 mod known;
 mod metrics;
 mod nearest;
+mod observe;
+mod openapi;
+#[cfg(feature = "otlp")]
+mod otlp;
 mod parse;
 mod plan;
+mod platform;
 mod pool;
 mod problem;
+mod queue;
 mod routes;
 mod service;
+mod slow_log;
+mod status;
+mod telemetry;
+mod tls;
+mod trail;
+mod watch;
 
 pub use accept::serve;
+pub use admission::AdmissionSection;
+pub use auth::AuthSection;
 pub use config::{DEFAULTS, ServerConfig, Settings};
 pub use known::KnownQueries;
 pub use metrics::resident_bytes;
-pub use pool::{Lost, Pending, Pool};
+pub use pool::{Job, Lost, Pending, Pool};
 pub use problem::Problem;
 pub use service::{Service, WorkerState};
+pub use slow_log::SlowLogSection;
+pub use status::{LiveState, RecallEstimate, Status};
+pub use telemetry::{LogFormat, LogSection};
+pub use tls::TlsSection;

@@ -9,6 +9,8 @@
 //! value itself is in `detail`. A [`Problem`] travels as a response extension and is written by the outermost layer,
 //! which knows the request id and sees every response, those of the router included.
 
+use std::time::Duration;
+
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
@@ -31,10 +33,13 @@ pub struct Problem {
     pub remedy: String,
     /// Seconds after which to try again.
     pub retry_after: Option<u32>,
+    /// How to say who asks (`WWW-Authenticate`).
+    pub challenge: Option<&'static str>,
 }
 
-#[derive(Serialize)]
-struct Body<'a> {
+/// An error as it is sent.
+#[derive(Serialize, utoipa::ToSchema)]
+pub(super) struct ProblemDocument<'a> {
     r#type: &'static str,
     title: &'static str,
     status: u16,
@@ -54,7 +59,8 @@ impl Problem {
         detail: impl Into<String>,
         remedy: impl Into<String>,
     ) -> Problem {
-        Problem { status, code, detail: detail.into(), pointer: None, remedy: remedy.into(), retry_after: None }
+        let (detail, remedy) = (detail.into(), remedy.into());
+        Problem { status, code, detail, pointer: None, remedy, retry_after: None, challenge: None }
     }
 
     /// The request is well formed but cannot be answered (422), because of the value at `pointer`.
@@ -87,7 +93,7 @@ impl Problem {
 
     /// The body, for a request named `request_id`.
     pub(super) fn body(&self, request_id: &str) -> Vec<u8> {
-        let body = Body {
+        let body = ProblemDocument {
             r#type: "about:blank",
             title: self.status.canonical_reason().unwrap_or("Error"),
             status: self.status.as_u16(),
@@ -112,11 +118,10 @@ impl IntoResponse for Problem {
 impl From<Lost> for Problem {
     fn from(lost: Lost) -> Problem {
         match lost {
-            Lost::Full(waiting) => {
-                let detail = format!("{waiting} requests are waiting already");
-                let remedy = "retry after the time in Retry-After, or send less";
-                let problem = Problem::new(StatusCode::SERVICE_UNAVAILABLE, "overloaded", detail, remedy);
-                Problem { retry_after: Some(1), ..problem }
+            Lost::Full(waiting) => overloaded(format!("{waiting} requests are waiting already"), Duration::ZERO),
+            Lost::Late(wait) => {
+                let ms = wait.as_millis();
+                overloaded(format!("the request would wait about {ms} ms for a worker, which is too long"), wait)
             }
             Lost::Panicked => internal("internal_error", "the request failed inside the server"),
         }
@@ -155,6 +160,13 @@ impl From<Error> for Problem {
     }
 }
 
+/// The server has more to do than it can (503); it will be through with that after `wait`.
+fn overloaded(detail: String, wait: Duration) -> Problem {
+    let remedy = "retry after the time in Retry-After, or send less";
+    let problem = Problem::new(StatusCode::SERVICE_UNAVAILABLE, "overloaded", detail, remedy);
+    Problem { retry_after: Some(wait.as_secs().clamp(1, 60) as u32), ..problem }
+}
+
 fn internal(code: &'static str, detail: &str) -> Problem {
     let remedy = "retry; if it persists, look up the request_id in the server's log";
     Problem::new(StatusCode::INTERNAL_SERVER_ERROR, code, detail, remedy)
@@ -164,8 +176,7 @@ fn internal(code: &'static str, detail: &str) -> Problem {
 pub(super) fn of_router(status: StatusCode, method: &str, path: &str) -> Problem {
     match status {
         StatusCode::NOT_FOUND => {
-            let remedy = "POST /search, POST /v1/collections/{name}/search[/batch], GET /v1/collections/{name}, \
-                          /livez, /readyz or /metrics";
+            let remedy = "POST /search, or see /openapi.json for all routes";
             Problem::new(status, "no_such_route", format!("there is nothing at {path:?}"), remedy)
         }
         StatusCode::METHOD_NOT_ALLOWED => {

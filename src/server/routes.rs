@@ -1,28 +1,25 @@
-//! The routes, and the layer around them that names, counts and finishes every request.
+//! The routes of the service, and how bodies are read. Around them lies [`super::observe`].
 
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Duration;
 
-use axum::body::{Body, Bytes};
-use axum::extract::{MatchedPath, Path, Request, State};
-use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
-use axum::middleware::{Next, from_fn_with_state};
+use axum::body::Bytes;
+use axum::extract::{Path, Request, State};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Extension, Router};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
-use std::sync::Arc;
 
-use super::parse;
-use super::problem::{Problem, of_router};
+use super::api::{BatchAnswer, BatchRequest, CollectionAnswer, NpyParams, SearchAnswer, SearchRequest};
+use super::observe::observe;
+use super::problem::{Problem, ProblemDocument};
 use super::service::{Batch, Context, Service};
+use super::{openapi, parse, watch};
 
-const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-
-/// Longest `x-request-id` that is taken over from the client.
-const LONGEST_ID: usize = 128;
-
-type Shared = State<Arc<Service>>;
-type Answer = Result<Response, Problem>;
+pub(super) type Shared = State<Arc<Service>>;
+pub(super) type Answer = Result<Response, Problem>;
 
 /// All routes of `service`.
 pub(super) fn router(service: Arc<Service>) -> Router {
@@ -31,15 +28,25 @@ pub(super) fn router(service: Arc<Service>) -> Router {
         .route("/v1/collections/{collection}", get(describe))
         .route("/v1/collections/{collection}/search", post(search_named))
         .route("/v1/collections/{collection}/search/batch", post(batch))
-        .route("/livez", get(|| async { "alive\n" }))
+        .route("/livez", get(live))
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics))
+        .route("/v1/status", get(watch::status))
+        .route("/v1/slow", get(watch::slow))
+        .route("/v1/limits", get(watch::limits))
+        .route("/openapi.json", get(openapi::document))
+        .route("/docs", get(openapi::docs))
+        .route("/docs/{file}", get(openapi::docs_file))
         .fallback(|| async { StatusCode::NOT_FOUND })
         .layer(from_fn_with_state(service.clone(), observe))
         .with_state(service)
 }
 
-async fn search(State(service): Shared, Extension(context): Extension<Context>, request: Request) -> Answer {
+/// Answers one query in the default collection.
+#[utoipa::path(post, path = "/search", tag = "search", request_body = SearchRequest,
+    responses((status = 200, body = SearchAnswer), (status = "4XX", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = "5XX", body = ProblemDocument, content_type = "application/problem+json")))]
+pub(super) async fn search(State(service): Shared, Extension(context): Extension<Context>, request: Request) -> Answer {
     if let Some(query) = request.uri().query().filter(|query| !query.is_empty()) {
         let detail = format!("the query string {query:?} would be passed over");
         let remedy = "put all parameters into the JSON body";
@@ -52,7 +59,12 @@ async fn search(State(service): Shared, Extension(context): Extension<Context>, 
     Ok(json_response(service.search(body, context).await?))
 }
 
-async fn search_named(
+/// Answers one query.
+#[utoipa::path(post, path = "/v1/collections/{collection}/search", tag = "search", request_body = SearchRequest,
+    params(("collection" = String, Path)),
+    responses((status = 200, body = SearchAnswer), (status = "4XX", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = "5XX", body = ProblemDocument, content_type = "application/problem+json")))]
+pub(super) async fn search_named(
     shared: Shared,
     Path(name): Path<String>,
     context: Extension<Context>,
@@ -62,13 +74,20 @@ async fn search_named(
     search(shared, context, request).await
 }
 
-async fn batch(
+/// Answers many queries: all of them, or none.
+#[utoipa::path(post, path = "/v1/collections/{collection}/search/batch", tag = "search",
+    params(("collection" = String, Path), NpyParams),
+    request_body(content((BatchRequest = "application/json"), (Vec<u8> = "application/x-npy"))),
+    responses((status = 200, body = BatchAnswer), (status = "4XX", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = "5XX", body = ProblemDocument, content_type = "application/problem+json")))]
+pub(super) async fn batch(
     State(service): Shared,
     Path(name): Path<String>,
     Extension(context): Extension<Context>,
     request: Request,
 ) -> Answer {
     service.check_collection(&name)?;
+    service.check_room()?;
     let params = parse::query_string(request.uri())?;
     let batch = match media(request.headers())? {
         Media::Npy => Batch::Npy(read_body(&service, request).await?, params),
@@ -84,12 +103,26 @@ async fn batch(
     Ok(json_response(service.batch(batch, context).await?))
 }
 
-async fn describe(State(service): Shared, Path(name): Path<String>) -> Answer {
+/// Describes the collection.
+#[utoipa::path(get, path = "/v1/collections/{collection}", tag = "search",
+    params(("collection" = String, Path)),
+    responses((status = 200, body = CollectionAnswer), (status = "4XX", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = "5XX", body = ProblemDocument, content_type = "application/problem+json")))]
+pub(super) async fn describe(State(service): Shared, Path(name): Path<String>) -> Answer {
     service.check_collection(&name)?;
     Ok(json_response(service.describe()?))
 }
 
-async fn ready(State(service): Shared) -> Answer {
+/// Whether the process answers at all.
+#[utoipa::path(get, path = "/livez", tag = "watching", responses((status = 200, body = String)))]
+pub(super) async fn live() -> &'static str {
+    "alive\n"
+}
+
+/// Whether new requests are wanted.
+#[utoipa::path(get, path = "/readyz", tag = "watching",
+    responses((status = 200, body = String), (status = 503, body = ProblemDocument)))]
+pub(super) async fn ready(State(service): Shared) -> Answer {
     match service.draining() {
         false => Ok("ready\n".into_response()),
         true => {
@@ -99,11 +132,13 @@ async fn ready(State(service): Shared) -> Answer {
     }
 }
 
-async fn metrics(State(service): Shared) -> Response {
+/// Counters and histograms for Prometheus.
+#[utoipa::path(get, path = "/metrics", tag = "watching", responses((status = 200, body = String)))]
+pub(super) async fn metrics(State(service): Shared) -> Response {
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], service.metrics_text()).into_response()
 }
 
-fn json_response(body: Vec<u8>) -> Response {
+pub(super) fn json_response(body: Vec<u8>) -> Response {
     ([(header::CONTENT_TYPE, "application/json")], body).into_response()
 }
 
@@ -144,9 +179,14 @@ async fn read_body(service: &Service, request: Request) -> Result<Bytes, Problem
     if let Some(bytes) = announced.filter(|bytes: &u64| *bytes > limits.body_bytes as u64) {
         return Err(too_large(bytes.to_string()));
     }
+    let trail = request.extensions().get::<Context>().map(|context| context.trail.clone());
     let body = Limited::new(request.into_body(), limits.body_bytes).collect();
     match tokio::time::timeout(Duration::from_millis(timeouts.body_ms), body).await {
-        Ok(Ok(body)) => Ok(body.to_bytes()),
+        Ok(Ok(body)) => {
+            let body = body.to_bytes();
+            trail.iter().for_each(|trail| trail.keep(&body));
+            Ok(body)
+        }
         Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large(format!("more than {}", limits.body_bytes))),
         Ok(Err(error)) => {
             let detail = format!("the body could not be read: {error}");
@@ -162,54 +202,4 @@ async fn read_body(service: &Service, request: Request) -> Result<Bytes, Problem
             ))
         }
     }
-}
-
-/// Names the request, lets the routes answer, turns problems into bodies, counts.
-async fn observe(State(service): Shared, mut request: Request, next: Next) -> Response {
-    let arrived = Instant::now();
-    let request_id = own_id(request.headers()).unwrap_or_else(|| service.next_request_id());
-    request.extensions_mut().insert(Context { arrived, request_id: request_id.clone() });
-    let route = request.extensions().get::<MatchedPath>().cloned();
-    let (method, path) = (request.method().clone(), request.uri().path().to_string());
-    let mut response = finish(next.run(request).await, &method, &path, &request_id);
-    if let Ok(id) = HeaderValue::from_str(&request_id) {
-        response.headers_mut().insert(REQUEST_ID, id);
-    }
-    let (status, took) = (response.status(), arrived.elapsed());
-    service.metrics.request(route.as_ref().map_or("other", MatchedPath::as_str), status.as_u16(), took);
-    tracing::debug!(%method, path, status = status.as_u16(), took_us = took.as_micros() as u64, request_id = &*request_id);
-    response
-}
-
-/// The client's own `x-request-id`, if it is short and of visible characters.
-fn own_id(headers: &HeaderMap) -> Option<Arc<str>> {
-    let id = headers.get(REQUEST_ID)?.to_str().ok()?;
-    let fits = (1..=LONGEST_ID).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_graphic());
-    fits.then(|| id.into())
-}
-
-/// Gives bare errors (the router's, too) their problem body, and OPTIONS its answer.
-fn finish(mut response: Response, method: &Method, path: &str, request_id: &str) -> Response {
-    let status = response.status();
-    if status == StatusCode::METHOD_NOT_ALLOWED && method == Method::OPTIONS {
-        *response.status_mut() = StatusCode::NO_CONTENT;
-        return response;
-    }
-    if status.as_u16() < 400 {
-        return response;
-    }
-    let problem = response.extensions_mut().remove::<Problem>();
-    let problem = problem.unwrap_or_else(|| of_router(status, method.as_str(), path));
-    let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
-    headers.remove(header::CONTENT_LENGTH);
-    if let Some(seconds) = problem.retry_after {
-        headers.insert(header::RETRY_AFTER, seconds.into());
-    }
-    // The rest of a body that was not read would be taken for the next request.
-    if matches!(status, StatusCode::PAYLOAD_TOO_LARGE | StatusCode::REQUEST_TIMEOUT) {
-        headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
-    }
-    *response.body_mut() = Body::from(problem.body(request_id));
-    response
 }

@@ -25,8 +25,11 @@ use super::known::KnownQueries;
 use super::metrics::{Gauges, Metrics};
 use super::parse;
 use super::plan::{Plan, Query, Rules};
-use super::pool::{Pending, Pool};
+use super::platform::Platform;
+use super::pool::{Job, Lost, Pending, Pool};
 use super::problem::Problem;
+use super::status::Status;
+use super::trail::{Step, Trail};
 use crate::error::{Error, Result};
 use crate::search::{Hit, Scratch, SearchStats, Searcher};
 
@@ -43,6 +46,7 @@ pub struct Service {
     known: KnownQueries,
     pool: Pool<WorkerState>,
     pub(super) metrics: Metrics,
+    pub(super) platform: Platform,
     draining: AtomicBool,
     /// Tells the request ids of this process from those of others.
     run: u32,
@@ -54,7 +58,11 @@ pub struct Service {
 pub(super) struct Context {
     pub(super) arrived: Instant,
     pub(super) request_id: Arc<str>,
+    pub(super) trail: Arc<Trail>,
 }
+
+/// What the shares of a batch will answer: their results, written.
+type Shares = Vec<Pending<std::result::Result<Vec<Box<RawValue>>, Problem>>>;
 
 /// The body of a batch.
 pub(super) enum Batch {
@@ -79,11 +87,13 @@ impl Service {
         };
         let of_pool = searcher.clone();
         let worker = move || WorkerState { scratch: of_pool.scratch(), hits: Vec::new() };
-        let pool = Pool::start(threads, config.workers.queue, worker)?;
+        let bound = Duration::from_millis(config.admission.queue_ms);
+        let pool = Pool::start(threads, config.workers.queue, bound, worker)?;
+        let platform = Platform::start(&config, &searcher)?;
         let since_epoch = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
         let run = since_epoch.as_nanos() as u32 ^ std::process::id();
         let (metrics, draining, requests) = Default::default();
-        Ok(Arc::new(Service { config, searcher, known, pool, metrics, draining, run, requests }))
+        Ok(Arc::new(Service { config, searcher, known, pool, metrics, platform, draining, run, requests }))
     }
 
     /// The settings in force.
@@ -94,6 +104,11 @@ impl Service {
     /// The workers; whatever else needs the processor beside searches goes through here.
     pub fn pool(&self) -> &Pool<WorkerState> {
         &self.pool
+    }
+
+    /// How the server has done; whoever measures recall on live queries tells it here.
+    pub fn status(&self) -> &Status {
+        &self.platform.status
     }
 
     /// The query texts that can be searched by `text`.
@@ -113,6 +128,10 @@ impl Service {
         self.draining.load(Relaxed)
     }
 
+    pub(super) fn index_version(&self) -> String {
+        self.searcher.version().to_string()
+    }
+
     /// Refuses a collection that is not served here.
     pub(super) fn check_collection(&self, name: &str) -> std::result::Result<(), Problem> {
         let served = &self.config.server.collection;
@@ -123,8 +142,34 @@ impl Service {
         Err(Problem::new(StatusCode::NOT_FOUND, "unknown_collection", detail, format!("use {served:?}")))
     }
 
+    /// Refuses what would be long to read while more waits than may, before a byte of it is read.
+    pub(super) fn check_room(&self) -> std::result::Result<(), Problem> {
+        let backlog = self.pool.backlog();
+        if backlog <= Duration::from_millis(self.config.admission.queue_ms) {
+            return Ok(());
+        }
+        self.metrics.shed.fetch_add(1, Relaxed);
+        Err(Lost::Late(backlog).into())
+    }
+
+    pub(super) fn limits(&self) -> LimitsAnswer {
+        let (limits, timeouts) = (&self.config.limits, &self.config.timeouts);
+        LimitsAnswer {
+            body_bytes: limits.body_bytes,
+            connections: limits.connections,
+            hits: limits.hits,
+            nprobe: limits.nprobe,
+            candidates: limits.candidates,
+            batch: limits.batch,
+            exact: limits.exact,
+            timeout_ms: timeouts.search_max_ms,
+            default_timeout_ms: timeouts.search_ms,
+            queue_ms: self.config.admission.queue_ms,
+        }
+    }
+
     pub(super) fn describe(&self) -> std::result::Result<Vec<u8>, Problem> {
-        let (limits, searcher) = (&self.config.limits, &self.searcher);
+        let searcher = &self.searcher;
         json(&CollectionAnswer {
             name: &self.config.server.collection,
             index_version: searcher.version(),
@@ -134,14 +179,7 @@ impl Service {
             memory_bytes: searcher.memory_bytes(),
             notes: searcher.notes(),
             known_queries: self.known.texts().len(),
-            limits: LimitsAnswer {
-                body_bytes: limits.body_bytes,
-                hits: limits.hits,
-                nprobe: limits.nprobe,
-                candidates: limits.candidates,
-                batch: limits.batch,
-                timeout_ms: self.config.timeouts.search_max_ms,
-            },
+            limits: self.limits(),
         })
     }
 
@@ -155,6 +193,7 @@ impl Service {
             index_bytes: self.searcher.memory_bytes(),
             queued: self.pool.queued(),
             queue_capacity: self.pool.capacity(),
+            backlog: self.pool.backlog(),
             threads: self.pool.threads(),
             panics: self.pool.panics(),
         })
@@ -167,9 +206,14 @@ impl Service {
         context: Context,
     ) -> std::result::Result<Vec<u8>, Problem> {
         let service = self.clone();
-        let pending = self.submit(move |worker| {
+        let job = self.platform.admission.ask(&body, context.arrived);
+        let trail = context.trail.clone();
+        let pending = self.submit(job, &context.trail, move |worker| {
+            let begun = Instant::now();
             let plan = service.rules().plan(parse::json(&body)?, context.arrived)?;
-            let (stats, coverage, hits) = service.find(&plan, worker)?;
+            trail.ran(Step::Plan, begun);
+            service.platform.admission.planned(begun.elapsed());
+            let (stats, coverage, hits) = service.find(&plan, worker, &trail)?;
             let answer = SearchAnswer {
                 request_id: &context.request_id,
                 took_ms: took_ms(context.arrived),
@@ -187,15 +231,18 @@ impl Service {
         batch: Batch,
         context: Context,
     ) -> std::result::Result<Vec<u8>, Problem> {
-        let (service, arrived) = (self.clone(), context.arrived);
-        let plans = self.answer(self.submit(move |_| service.plan_batch(&batch, arrived))?).await?;
-        let share = plans.len().div_ceil(self.pool.threads());
-        let mut plans = plans.into_iter().enumerate();
-        let mut shares = Vec::new();
-        while plans.len() > 0 {
-            let (service, plans) = (self.clone(), plans.by_ref().take(share).collect::<Vec<_>>());
-            shares.push(self.submit(move |worker| service.search_share(&plans, worker))?);
-        }
+        let (service, arrived, trail) = (self.clone(), context.arrived, context.trail.clone());
+        let job = match &batch {
+            Batch::Json(body) | Batch::Npy(body, _) => self.platform.admission.ask_batch(body, arrived),
+        };
+        let plan = move |_: &mut WorkerState| {
+            let begun = Instant::now();
+            let plans = service.plan_batch(&batch, arrived);
+            trail.ran(Step::Plan, begun);
+            plans
+        };
+        let plans = self.answer(self.submit(job, &context.trail, plan)?).await?;
+        let shares = self.submit_shares(plans, &context.trail)?;
         let mut results = Vec::new();
         for share in shares {
             results.append(&mut self.answer(share).await?);
@@ -226,13 +273,34 @@ impl Service {
         requests.into_iter().enumerate().map(plan).collect()
     }
 
+    /// Queues a batch in at most one share a worker.
+    fn submit_shares(self: &Arc<Self>, plans: Vec<Plan>, trail: &Arc<Trail>) -> std::result::Result<Shares, Problem> {
+        let job = Job {
+            cost: Duration::ZERO,
+            deadline: plans.iter().map(|plan| plan.deadline).min(),
+            partial: plans.iter().all(|plan| plan.allow_partial),
+        };
+        let share = plans.len().div_ceil(self.pool.threads());
+        let mut plans = plans.into_iter().enumerate();
+        let mut tasks = Vec::new();
+        while plans.len() > 0 {
+            let (service, trail) = (self.clone(), trail.clone());
+            let plans: Vec<_> = plans.by_ref().take(share).collect();
+            let cost = plans.iter().map(|(_, plan)| self.platform.admission.cost(&plan.params)).sum();
+            tasks.push((cost, move |worker: &mut WorkerState| service.search_share(&plans, worker, &trail)));
+        }
+        self.pool.submit_all(job, tasks).map_err(|lost| self.shed(lost))
+    }
+
     fn search_share(
         &self,
         plans: &[(usize, Plan)],
         worker: &mut WorkerState,
+        trail: &Trail,
     ) -> std::result::Result<Vec<Box<RawValue>>, Problem> {
         let search = |(number, plan): &(usize, Plan)| {
-            let (stats, coverage, hits) = self.find(plan, worker).map_err(|problem| problem.within(&place(*number)))?;
+            let (stats, coverage, hits) =
+                self.find(plan, worker, trail).map_err(|problem| problem.within(&place(*number)))?;
             raw(&Found { coverage, hits, stats: plan.stats.then_some(&stats) })
         };
         plans.iter().map(search).collect()
@@ -244,8 +312,10 @@ impl Service {
         &self,
         plan: &Plan,
         worker: &mut WorkerState,
+        trail: &Trail,
     ) -> std::result::Result<(SearchStats, Coverage, Vec<FoundHit>), Problem> {
-        if Instant::now() >= plan.deadline {
+        let begun = Instant::now();
+        if begun >= plan.deadline {
             return Err(Problem::deadline(plan.timeout_ms));
         }
         let vector = match &plan.query {
@@ -254,18 +324,26 @@ impl Service {
                 Problem::meaning("unknown_key", "/key", format!("the index has no key {key}"), "use the key of a hit")
             })?),
         };
-        let stats = match self.searcher.search(&vector, &plan.params, &mut worker.scratch, &mut worker.hits) {
+        let (params, lowered) = self.platform.admission.lowered(&plan.params, self.pool.backlog());
+        let stats = match self.searcher.search(&vector, &params, &mut worker.scratch, &mut worker.hits) {
             Err(Error::DeadlineExceeded(_)) => return Err(Problem::deadline(plan.timeout_ms)),
             outcome => outcome?,
         };
-        self.metrics.searched(&stats);
+        self.metrics.searched(&stats, lowered);
+        trail.searched(begun, &stats);
         let complete = stats.fraction >= 1.0;
         if !complete && (!plan.allow_partial || worker.hits.is_empty()) {
             return Err(Problem::deadline(plan.timeout_ms));
         }
-        let degraded: &[&str] = if complete { &[] } else { &["deadline"] };
+        let mut degraded = Vec::new();
+        degraded.extend((!complete).then_some("deadline"));
+        degraded.extend(lowered.then_some("load_reduced_effort"));
         let coverage = Coverage { complete, fraction: stats.fraction, degraded };
         let hits = self.write_hits(plan, &worker.hits)?;
+        if lowered {
+            trail.lowered();
+        }
+        self.platform.admission.observe(&params, &stats, begun.elapsed());
         Ok((stats, coverage, hits))
     }
 
@@ -295,14 +373,24 @@ impl Service {
         Rules { config: &self.config, known: &self.known, dim, metric, calibration }
     }
 
+    /// Hands a task to the workers, within the span of its request.
     fn submit<T: Send + 'static>(
         &self,
+        job: Job,
+        trail: &Arc<Trail>,
         task: impl FnOnce(&mut WorkerState) -> T + Send + 'static,
     ) -> std::result::Result<Pending<T>, Problem> {
-        self.pool.submit(task).map_err(|lost| {
-            self.metrics.shed.fetch_add(1, Relaxed);
-            lost.into()
-        })
+        let (span, trail, queued) = (tracing::Span::current(), trail.clone(), Instant::now());
+        let task = move |worker: &mut WorkerState| {
+            trail.ran(Step::Queue, queued);
+            span.in_scope(|| task(worker))
+        };
+        self.pool.submit_as(job, task).map_err(|lost| self.shed(lost))
+    }
+
+    fn shed(&self, lost: Lost) -> Problem {
+        self.metrics.shed.fetch_add(1, Relaxed);
+        lost.into()
     }
 
     /// Waits no longer than the longest deadline that a request may have: the request's own is not known before a
@@ -310,7 +398,9 @@ impl Service {
     async fn answer<T>(&self, pending: Pending<std::result::Result<T, Problem>>) -> std::result::Result<T, Problem> {
         let ms = self.config.timeouts.search_max_ms;
         match tokio::time::timeout(Duration::from_millis(ms), pending.answer()).await {
-            Ok(answer) => answer?,
+            Ok(Ok(answer)) => answer,
+            Ok(Err(lost @ Lost::Late(_))) => Err(self.shed(lost)),
+            Ok(Err(lost)) => Err(lost.into()),
             Err(_) => Err(Problem::deadline(ms)),
         }
     }
@@ -324,7 +414,7 @@ fn took_ms(arrived: Instant) -> f64 {
     (arrived.elapsed().as_secs_f64() * 1e6).round() / 1e3
 }
 
-fn json(answer: &impl serde::Serialize) -> std::result::Result<Vec<u8>, Problem> {
+pub(super) fn json(answer: &impl serde::Serialize) -> std::result::Result<Vec<u8>, Problem> {
     serde_json::to_vec(answer).map_err(|error| unwritable(&error))
 }
 
