@@ -18,6 +18,8 @@
 //! | `POST /search`, `POST /v1/collections/{c}/search` | one query |
 //! | `POST /v1/collections/{c}/search/batch` | many: JSON, or a `.npy` matrix with the parameters in the query string |
 //! | `GET /v1/collections/{c}` | rows, dimension, metric, version, limits |
+//! | `GET /v1/collections`, `GET /v1/collections/{c}/queries?prefix=` | names; known queries |
+//! | `GET /ui` | a page to search, explain and watch |
 //! | `GET /livez`, `/readyz`, `/metrics` | for the orchestrator and Prometheus |
 //!
 //! ```json
@@ -40,6 +42,7 @@
 mod accept;
 mod api;
 mod config;
+mod discover;
 mod known;
 mod metrics;
 mod nearest;
@@ -49,6 +52,7 @@ mod pool;
 mod problem;
 mod routes;
 mod service;
+mod ui;
 
 pub use accept::serve;
 pub use config::{DEFAULTS, ServerConfig, Settings};

@@ -165,7 +165,7 @@ pub(super) fn of_router(status: StatusCode, method: &str, path: &str) -> Problem
     match status {
         StatusCode::NOT_FOUND => {
             let remedy = "POST /search, POST /v1/collections/{name}/search[/batch], GET /v1/collections/{name}, \
-                          /livez, /readyz or /metrics";
+                          /livez, /readyz, /metrics or /ui";
             Problem::new(status, "no_such_route", format!("there is nothing at {path:?}"), remedy)
         }
         StatusCode::METHOD_NOT_ALLOWED => {

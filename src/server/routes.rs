@@ -12,9 +12,9 @@ use axum::{Extension, Router};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use std::sync::Arc;
 
-use super::parse;
 use super::problem::{Problem, of_router};
 use super::service::{Batch, Context, Service};
+use super::{discover, parse, ui};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
@@ -28,12 +28,16 @@ type Answer = Result<Response, Problem>;
 pub(super) fn router(service: Arc<Service>) -> Router {
     Router::new()
         .route("/search", post(search))
+        .route("/v1/collections", get(discover::collections))
         .route("/v1/collections/{collection}", get(describe))
+        .route("/v1/collections/{collection}/queries", get(discover::queries))
         .route("/v1/collections/{collection}/search", post(search_named))
         .route("/v1/collections/{collection}/search/batch", post(batch))
         .route("/livez", get(|| async { "alive\n" }))
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics))
+        .route("/ui", get(ui::page))
+        .route("/ui/{file}", get(ui::file))
         .fallback(|| async { StatusCode::NOT_FOUND })
         .layer(from_fn_with_state(service.clone(), observe))
         .with_state(service)
@@ -103,7 +107,7 @@ async fn metrics(State(service): Shared) -> Response {
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], service.metrics_text()).into_response()
 }
 
-fn json_response(body: Vec<u8>) -> Response {
+pub(super) fn json_response(body: Vec<u8>) -> Response {
     ([(header::CONTENT_TYPE, "application/json")], body).into_response()
 }
 

@@ -324,7 +324,7 @@ fn took_ms(arrived: Instant) -> f64 {
     (arrived.elapsed().as_secs_f64() * 1e6).round() / 1e3
 }
 
-fn json(answer: &impl serde::Serialize) -> std::result::Result<Vec<u8>, Problem> {
+pub(super) fn json(answer: &impl serde::Serialize) -> std::result::Result<Vec<u8>, Problem> {
     serde_json::to_vec(answer).map_err(|error| unwritable(&error))
 }
 
