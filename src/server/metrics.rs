@@ -19,11 +19,13 @@ const BOUNDS: [f64; 19] = [
 ];
 
 /// The routes that are counted apart; all else is `other`.
-pub(super) const ROUTES: [&str; 14] = [
+pub(super) const ROUTES: [&str; 16] = [
     "/search",
     "/v1/collections/{collection}/search",
     "/v1/collections/{collection}/search/batch",
     "/v1/collections/{collection}",
+    "/v1/collections",
+    "/v1/collections/{collection}/queries",
     "/livez",
     "/readyz",
     "/metrics",

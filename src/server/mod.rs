@@ -19,6 +19,8 @@
 //! | `POST /search`, `POST /v1/collections/{c}/search` | one query |
 //! | `POST /v1/collections/{c}/search/batch` | many: JSON, or a `.npy` matrix with the parameters in the query string |
 //! | `GET /v1/collections/{c}` | rows, dimension, metric, version, limits |
+//! | `GET /v1/collections`, `GET /v1/collections/{c}/queries?prefix=` | names; known queries |
+//! | `GET /ui` | a page to search, explain and watch |
 //! | `GET /livez`, `/readyz`, `/metrics` | for the orchestrator and Prometheus |
 //! | `GET /v1/status`, `/v1/slow`, `/v1/limits` | the last two minutes; slow requests, to be sent again; limits |
 //! | `GET /openapi.json`, `/docs` | all of this for machines, and for people |
@@ -45,6 +47,7 @@ mod admission;
 mod api;
 mod auth;
 mod config;
+mod discover;
 mod known;
 mod metrics;
 mod nearest;
@@ -65,6 +68,7 @@ mod status;
 mod telemetry;
 mod tls;
 mod trail;
+mod ui;
 mod watch;
 
 pub use accept::serve;

@@ -7,7 +7,6 @@ use axum::http::{StatusCode, Uri};
 use serde::de::DeserializeOwned;
 use serde_path_to_error::{Path, Segment};
 
-use super::api::NpyParams;
 use super::nearest::nearest;
 use super::problem::Problem;
 use crate::dataset::parse_npy;
@@ -54,9 +53,9 @@ fn diagnose<T: DeserializeOwned>(body: &[u8], error: &serde_json::Error) -> Prob
     }
 }
 
-/// Parses the query string of a `.npy` batch.
-pub(super) fn query_string(uri: &Uri) -> Result<NpyParams, Problem> {
-    let parsed = axum::extract::Query::<NpyParams>::try_from_uri(uri);
+/// Parses a query string.
+pub(super) fn query_string<T: DeserializeOwned>(uri: &Uri) -> Result<T, Problem> {
+    let parsed = axum::extract::Query::<T>::try_from_uri(uri);
     parsed.map(|query| query.0).map_err(|rejection| {
         let text = rejection.body_text();
         let text = text.strip_prefix("Failed to deserialize query string: ").unwrap_or(&text);
@@ -110,7 +109,7 @@ pub(super) fn npy(body: &[u8], dim: usize) -> Result<Vec<Vec<f32>>, Problem> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::api::{BatchRequest, SearchRequest};
+    use super::super::api::{BatchRequest, NpyParams, SearchRequest};
     use super::*;
 
     fn refused<T: DeserializeOwned + std::fmt::Debug>(body: &str) -> (u16, &'static str, String, String) {
@@ -140,7 +139,7 @@ mod tests {
 
     #[test]
     fn query_strings_are_checked_too() {
-        let parse = |text: &str| query_string(&format!("/x?{text}").parse().unwrap());
+        let parse = |text: &str| query_string::<NpyParams>(&format!("/x?{text}").parse().unwrap());
         assert!(parse("limit=3&exact=true").is_ok());
         let problem = parse("limits=3").unwrap_err();
         assert_eq!((problem.code, problem.remedy.as_str()), ("unknown_parameter", "did you mean limit?"));

@@ -16,7 +16,7 @@ use super::api::{BatchAnswer, BatchRequest, CollectionAnswer, NpyParams, SearchA
 use super::observe::observe;
 use super::problem::{Problem, ProblemDocument};
 use super::service::{Batch, Context, Service};
-use super::{openapi, parse, watch};
+use super::{discover, openapi, parse, ui, watch};
 
 pub(super) type Shared = State<Arc<Service>>;
 pub(super) type Answer = Result<Response, Problem>;
@@ -25,7 +25,9 @@ pub(super) type Answer = Result<Response, Problem>;
 pub(super) fn router(service: Arc<Service>) -> Router {
     Router::new()
         .route("/search", post(search))
+        .route("/v1/collections", get(discover::collections))
         .route("/v1/collections/{collection}", get(describe))
+        .route("/v1/collections/{collection}/queries", get(discover::queries))
         .route("/v1/collections/{collection}/search", post(search_named))
         .route("/v1/collections/{collection}/search/batch", post(batch))
         .route("/livez", get(live))
@@ -37,6 +39,8 @@ pub(super) fn router(service: Arc<Service>) -> Router {
         .route("/openapi.json", get(openapi::document))
         .route("/docs", get(openapi::docs))
         .route("/docs/{file}", get(openapi::docs_file))
+        .route("/ui", get(ui::page))
+        .route("/ui/{file}", get(ui::file))
         .fallback(|| async { StatusCode::NOT_FOUND })
         .layer(from_fn_with_state(service.clone(), observe))
         .with_state(service)

@@ -225,3 +225,25 @@ fn health_and_metrics_are_told() {
     assert!(samples.clone().all(|line| line.rsplit_once(' ').is_some_and(|(_, v)| v.parse::<f64>().is_ok())));
     assert!(text.contains("process_resident_memory_bytes ") || !cfg!(target_os = "linux"));
 }
+
+#[test]
+fn the_page_and_what_it_asks_first() {
+    let server = start(|_| ());
+    let get = |path: &str| send(server.address, "GET", path, &[], b"");
+    let page = get("/ui");
+    assert_eq!((page.status, page.header("content-type")), (200, Some("text/html; charset=utf-8")));
+    assert!(page.header("content-security-policy").is_some_and(|policy| policy.contains("script-src 'self'")));
+    for (file, media_type) in [("app.js", "text/javascript"), ("style.css", "text/css"), ("icon.svg", "image/svg+xml")]
+    {
+        assert!(page.text().contains(&format!("ui/{file}")), "the page names {file}");
+        let reply = get(&format!("/ui/{file}"));
+        let expected = format!("{media_type}; charset=utf-8");
+        assert_eq!((reply.status, reply.header("content-type")), (200, Some(&*expected)));
+    }
+    assert_eq!(get("/ui/..%2Fmod.rs").status, 404);
+    assert_eq!(get("/v1/collections").json(), json!({"collections": ["default"]}));
+    let queries = |query: &str| get(&format!("/v1/collections/default/queries{query}"));
+    assert_eq!(queries("?prefix=red%20S").json(), json!({"queries": ["red shoe"]}));
+    assert_eq!(queries("?prefx=red").json()["remedy"], "did you mean prefix?");
+    assert_eq!(get("/v1/collections/other/queries").status, 404);
+}
