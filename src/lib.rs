@@ -35,6 +35,7 @@
 //! | [`eval`] | exact answers, recall, speed, likeness of made vectors |
 //! | [`calibrate`] | which effort reaches which recall, from sample queries |
 //! | [`learn`] | the stages of training, from labelled pairs to a learned quantizer |
+//! | [`live`] | upserts and deletes over an index: journal, delta, tombstones, compaction |
 //! | `server` | HTTP (feature `server`) |
 //!
 //! # What stays true
@@ -79,6 +80,7 @@ pub mod index;
 pub mod journal;
 pub mod learn;
 pub mod linalg;
+pub mod live;
 pub mod quantizer;
 pub mod sample;
 pub mod search;

@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The modules of the library, bottom to top: a module may use only those before it (`src/lib.rs` says why).
-const LAYERS: [&str; 24] = [
+const LAYERS: [&str; 25] = [
     "error",
     "types",
     "simd",
@@ -28,6 +28,7 @@ const LAYERS: [&str; 24] = [
     "eval",
     "calibrate",
     "learn",
+    "live",
     "server",
     "cli",
     "main",

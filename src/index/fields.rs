@@ -100,21 +100,45 @@ impl Fields {
 
     /// The JSON object of `row`, as text.
     pub(crate) fn get(&self, row: Row) -> Result<String> {
-        let wrong = |reason: &str| Error::corrupt(&self.path, "BLOB", format!("row {row}: {reason}"));
-        let block = row as usize / ROWS;
+        let (lengths, texts) = self.block(row as usize / ROWS)?;
+        let at = row as usize % ROWS;
+        self.text(row, lengths[..at].iter().map(|&l| l as usize).sum(), lengths[at], &texts)
+    }
+
+    /// The JSON objects of the rows that are kept together with `row`, and the first of these rows.
+    pub(crate) fn neighbours(&self, row: Row) -> Result<(Row, Vec<String>)> {
+        let first = row - row % ROWS as Row;
+        let (lengths, texts) = self.block(row as usize / ROWS)?;
+        let mut start = 0;
+        let text = |(row, length): (Row, u32)| {
+            let text = self.text(row, start, length, &texts);
+            start += length as usize;
+            text
+        };
+        Ok((first, (first..).zip(lengths).map(text).collect::<Result<_>>()?))
+    }
+
+    /// Lengths and texts of a block, its checksum verified.
+    fn block(&self, block: usize) -> Result<(Vec<u32>, Vec<u8>)> {
         let (start, end) = (self.starts[block], self.starts[block + 1]);
         let mut bytes = vec![0; (end - start) as usize];
         self.file.read_at(&self.blob, start, &mut bytes)?;
         let checksum: Vec<u32> = from_bytes(&bytes.split_off(bytes.len() - 4));
         if crc32c::crc32c(&bytes) != checksum[0] {
-            return Err(wrong("the checksum of its block is wrong"));
+            return Err(self.wrong((block * ROWS) as Row, "the checksum of its block is wrong"));
         }
         let texts = bytes.split_off(ROWS * 4);
-        let lengths: Vec<u32> = from_bytes(&bytes);
-        let at = row as usize % ROWS;
-        let start: usize = lengths[..at].iter().map(|&l| l as usize).sum();
-        let text = texts.get(start..start + lengths[at] as usize).ok_or_else(|| wrong("its length is too large"))?;
-        String::from_utf8(text.to_vec()).map_err(|_| wrong("it is not UTF-8"))
+        Ok((from_bytes(&bytes), texts))
+    }
+
+    fn text(&self, row: Row, start: usize, length: u32, texts: &[u8]) -> Result<String> {
+        let text =
+            texts.get(start..start + length as usize).ok_or_else(|| self.wrong(row, "its length is too large"))?;
+        String::from_utf8(text.to_vec()).map_err(|_| self.wrong(row, "it is not UTF-8"))
+    }
+
+    fn wrong(&self, row: Row, reason: &str) -> Error {
+        Error::corrupt(&self.path, "BLOB", format!("row {row}: {reason}"))
     }
 
     /// Reads every block, for `check-index`.
@@ -142,6 +166,10 @@ mod tests {
             writer.finish().unwrap();
             let fields = Fields::open(&vfs, path, &[1; 16], u64::from(n)).unwrap();
             (0..n).for_each(|i| assert_eq!(fields.get(i).unwrap(), text(i)));
+            for i in 0..n {
+                let (first, texts) = fields.neighbours(i).unwrap();
+                assert_eq!(texts[(i - first) as usize], text(i));
+            }
             fields.check(u64::from(n), &crate::train::Silent).unwrap();
             assert!(Fields::open(&vfs, path, &[1; 16], u64::from(n) + 32).is_err());
         }

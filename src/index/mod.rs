@@ -20,7 +20,7 @@ pub use crate::dense::OpenOptions;
 pub use calibration::{Calibration, Effort, Goal, Prefix};
 pub(crate) use fields::FieldsWriter;
 pub(crate) use keys::{KeysWriter, mix};
-pub use manifest::{Files, MANIFEST, Manifest, Provenance};
+pub use manifest::{Files, Included, MANIFEST, Manifest, Provenance};
 
 use std::path::{Path, PathBuf};
 
@@ -126,6 +126,11 @@ impl Index {
     /// The fields of `row` as a JSON object, if the index was given any.
     pub fn fields(&self, row: Row) -> Result<Option<String>> {
         self.fields.as_ref().map(|fields| fields.get(row)).transpose()
+    }
+
+    /// The fields of `row` and its neighbours, and which row is the first of them; for those who read all rows in order.
+    pub(crate) fn fields_near(&self, row: Row) -> Result<Option<(Row, Vec<String>)>> {
+        self.fields.as_ref().map(|fields| fields.neighbours(row)).transpose()
     }
 
     /// The dense vector of `row` as it is stored: after the dense head if there is one, else normalised under cosine.
