@@ -58,10 +58,13 @@ pub enum Kind {
     Fields,
     /// The state of a training run.
     Checkpoint,
+    /// What advertisers, campaigns, ad groups and ads say of themselves.
+    Control,
 }
 
 impl Kind {
-    const ALL: [Kind; 6] = [Kind::Quantizer, Kind::Codes, Kind::Dense, Kind::Keys, Kind::Fields, Kind::Checkpoint];
+    const ALL: [Kind; 7] =
+        [Kind::Quantizer, Kind::Codes, Kind::Dense, Kind::Keys, Kind::Fields, Kind::Checkpoint, Kind::Control];
 
     fn number(self) -> u32 {
         self as u32 + 1

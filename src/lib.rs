@@ -36,6 +36,7 @@
 //! | [`calibrate`] | which effort reaches which recall, from sample queries |
 //! | [`learn`] | the stages of training, from labelled pairs to a learned quantizer |
 //! | [`live`] | upserts and deletes over an index: journal, delta, tombstones, compaction |
+//! | [`ads`] | the control table: who may show an ad now, and for how much |
 //! | `server` | HTTP (feature `server`) |
 //!
 //! # What stays true
@@ -67,6 +68,7 @@
 //!   spilling does, and codes of 8 bits find more than those of 6 (`benches/record/2026-11-23-zen4-2core/alternatives.md`).
 //! - Under L2 the term of a row carries the squared error of its code ([`quantizer`]), which the plain estimate ignores.
 
+pub mod ads;
 pub mod build;
 pub mod calibrate;
 pub mod codes;
