@@ -359,6 +359,39 @@ fn codewords(bench: &Bench, subspaces: usize, count: usize, dimension: usize) {
     }
 }
 
+/// Filters: which ordinals of a column lie within a range that half of them do.
+fn between<T: Copy + Ord>(
+    bench: &Bench,
+    kernel: &'static str,
+    rows: usize,
+    draw: impl Fn(&mut Random) -> T,
+    run: impl Fn(&Kernels, &[T], T, T, &mut [u64]),
+) {
+    if !bench.wants(kernel) {
+        return;
+    }
+    let mut random = Random(11);
+    let ordinals: Vec<T> = (0..rows).map(|_| draw(&mut random)).collect();
+    let mut sorted = ordinals.clone();
+    sorted.sort_unstable();
+    let (low, high) = (sorted[rows / 4], sorted[rows * 3 / 4]);
+    let bytes = rows * size_of::<T>();
+    // Subtract and compare.
+    let shape = Shape {
+        kernel,
+        what: format!("{rows} rows, {}", size(bytes)),
+        rows,
+        bytes,
+        bound: size_of::<T>() as f64 / 64.0,
+    };
+    let mut words = vec![0; rows.div_ceil(64)];
+    bench.run(&shape, |k| {
+        words.fill(0);
+        run(k, &ordinals, low, high, &mut words);
+        words.iter().fold(0, |a, b| a ^ b)
+    });
+}
+
 fn main() {
     let word = std::env::args().skip(1).find(|argument| !argument.starts_with('-')).unwrap_or_default();
     let bench = Bench { machine: Machine::measure(), word };
@@ -376,6 +409,15 @@ fn main() {
     }
     for (columns, count) in [(128, 1024), (128, 65536), (768, 1024), (768, 65536)] {
         rows(&bench, columns, count);
+    }
+    for rows in [4096, 1 << 20] {
+        between(&bench, "between_u8", rows, Random::byte, |k, x, low, high, words| (k.between_u8)(x, low, high, words));
+        let draw = |random: &mut Random| u16::from_le_bytes([random.byte(), random.byte()]);
+        between(&bench, "between_u16", rows, draw, |k, x, low, high, words| (k.between_u16)(x, low, high, words));
+        let draw = |random: &mut Random| u32::from_le_bytes([0; 4].map(|_: u8| random.byte()));
+        between(&bench, "between_u32", rows, draw, |k, x, low, high, words| (k.between_u32)(x, low, high, words));
+        let draw = |random: &mut Random| u64::from_le_bytes([0; 8].map(|_: u8| random.byte()));
+        between(&bench, "between_u64", rows, draw, |k, x, low, high, words| (k.between_u64)(x, low, high, words));
     }
     for (subspaces, count, dimension) in [(32, 256, 4), (96, 256, 8), (64, 16, 2), (192, 16, 4)] {
         codewords(&bench, subspaces, count, dimension);

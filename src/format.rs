@@ -5,7 +5,7 @@
 //!      0  magic           93 42 49 47 52 41 49 4e 0d 0a 1a 0a     \x93 BIGRAIN CR LF ^Z LF
 //!     12  version  u32    1
 //!     16  kind     u32    what the file is: see Kind
-//!     20  sections u32    how many, at most 32
+//!     20  sections u32    how many, at most 120
 //!     24  index id        16 bytes, equal in all files of an index version
 //!     40  length   u64    of the whole file
 //!     48  table           32 bytes a section: tag (4 ASCII), crc32c u32, offset u64, length u64, zeros (8)
@@ -37,7 +37,8 @@ const MAGIC: [u8; 12] = *b"\x93BIGRAIN\r\n\x1a\n";
 const VERSION: u32 = 1;
 const TABLE: usize = 48;
 const ENTRY: usize = 32;
-const MAX_SECTIONS: usize = 32;
+/// Their table fits the header.
+const MAX_SECTIONS: usize = 120;
 const HEADER_CRC: usize = PAGE as usize - 4;
 /// Bytes gathered before they are written.
 const BUFFER: usize = 1 << 20;
@@ -60,11 +61,22 @@ pub enum Kind {
     Checkpoint,
     /// What advertisers, campaigns, ad groups and ads say of themselves.
     Control,
+    /// Attributes, column by column.
+    Attributes,
 }
 
 impl Kind {
-    const ALL: [Kind; 7] =
-        [Kind::Quantizer, Kind::Codes, Kind::Dense, Kind::Keys, Kind::Fields, Kind::Checkpoint, Kind::Control];
+    const ALL: [Kind; 8] =
+        [
+            Kind::Quantizer,
+            Kind::Codes,
+            Kind::Dense,
+            Kind::Keys,
+            Kind::Fields,
+            Kind::Checkpoint,
+            Kind::Control,
+            Kind::Attributes,
+        ];
 
     fn number(self) -> u32 {
         self as u32 + 1

@@ -24,6 +24,7 @@
 //! | [`sample`] | seeded randomness, on which index bytes depend |
 //! | [`dataset`] | other people's files: npy, fbin, fvecs, parquet, raw, IDX, keys, ids, qrels, runs, pairs and their split; made vectors |
 //! | [`topk`], [`linalg`] | best-k as sortable integers; matrix helpers |
+//! | [`attributes`] | typed columns and the filters on them |
 //! | [`heads`] | small trained maps over the vectors of a frozen encoder |
 //! | [`quantizer`] | centroids, rotation, codebooks, learned heads and router; a query's score tables |
 //! | [`codes`] | inverted lists in memory and their scan |
@@ -69,6 +70,7 @@
 //! - Under L2 the term of a row carries the squared error of its code ([`quantizer`]), which the plain estimate ignores.
 
 pub mod ads;
+pub mod attributes;
 pub mod build;
 pub mod calibrate;
 pub mod codes;

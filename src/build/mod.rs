@@ -2,6 +2,7 @@
 //!
 //! The easy version reads all vectors, trains, sorts them by list and writes. The input may be several times larger than
 //! memory, so:
+//! 0. **Survey** the records, if there are any ([`crate::attributes::Survey`]): types and dictionaries of the columns.
 //! 1. **Train** on a sample ([`crate::train`]), or take a trained quantizer, perhaps with heads and a router.
 //! 2. **Assign** (first pass): read the input in chunks, note the list of every row in a temporary file, count.
 //! 3. **Encode** (second pass): now that the size of each list is known, cut the lists into buckets that fit memory; read
@@ -15,6 +16,7 @@
 //! Until that rename the directory holds the old version (or none), after it the new one. Leftovers of a killed build
 //! are removed by the next. The same input, seed and parameters make the same bytes at any number of threads.
 
+mod attributes;
 mod commit;
 mod passes;
 mod plan;
@@ -23,6 +25,7 @@ mod spec;
 mod spill;
 mod write;
 
+pub use attributes::AttributeReport;
 pub(crate) use commit::Commit;
 pub(crate) use passes::NewRow;
 pub use plan::{Plan, auto_bytes, auto_lists};
@@ -43,6 +46,7 @@ use crate::index::{Files, Manifest, Provenance};
 use crate::quantizer::Quantizer;
 use crate::train::{QuantizerSpec, Watch, train_quantizer};
 use crate::vfs::{RealVfs, Vfs};
+use attributes::Surveyed;
 use passes::{Assigned, Buckets, Passes, SpillFormat};
 
 /// Plans the build of `spec` without doing it: reads only the header of the input.
@@ -63,16 +67,23 @@ pub fn build_on(vfs: &dyn Vfs, spec: &BuildSpec, watch: &dyn Watch) -> Result<Bu
     let file = VectorFile::open(&spec.input, spec.column.as_deref())?;
     let (plan, given) = plan_for(spec, &file)?;
     let commit = Commit::begin(vfs, &spec.output)?;
+    let surveyed = attributes::survey(spec, file.rows(), &timer)?;
+    // Dictionaries stay in memory until the columns are written.
+    let dictionaries = surveyed.as_ref().map_or(0, |surveyed| surveyed.layout.memory_bytes() as u64);
+    let spec = &BuildSpec { memory_limit: spec.memory_limit.saturating_sub(dictionaries), ..spec.clone() };
+    let plan = if dictionaries == 0 { plan } else { plan_with(spec, &file, given.as_ref())? };
     let (quantizer, provenance) = match given {
         Some(quantizer) => (quantizer, None),
         None => train(spec, &plan, file.reopen()?, &timer).map(|(quantizer, trained)| (quantizer, Some(trained)))?,
     };
-    let passes = Passes { spec, plan: &plan, quantizer: &quantizer, vfs, dir: commit.temporary(), watch: &timer };
+    let cells = surveyed.as_ref().map(|surveyed| &surveyed.cells);
+    let passes =
+        Passes { spec, plan: &plan, cells, quantizer: &quantizer, vfs, dir: commit.temporary(), watch: &timer };
     let assigned = passes.assign(file.reopen()?)?;
     let format = SpillFormat::new(spec, &plan);
     let buckets = Buckets::new(&assigned.counts, format.row_bytes(), plan.bucket_bytes);
     let (spill, companions) = passes.encode(file, &buckets)?;
-    let index_id = index_id(spec, &quantizer, &assigned, &companions);
+    let index_id = index_id(spec, &quantizer, &assigned, &companions, surveyed.as_ref());
     let output = Output {
         vfs,
         folder: commit.folder(),
@@ -81,7 +92,8 @@ pub fn build_on(vfs: &dyn Vfs, spec: &BuildSpec, watch: &dyn Watch) -> Result<Bu
         shape: plan.shape(),
         terms: quantizer.has_terms(),
         layout: RecordLayout::new(spec.dense, plan.dense_dim),
-        has_fields: spec.attributes.is_some(),
+        layout_of_attributes: surveyed.as_ref().map(|surveyed| &surveyed.layout),
+        attributes_path: spec.attributes.as_deref().unwrap_or(&spec.input),
         watch: &timer,
         key_budget: plan.bucket_bytes,
         keys_path: spec.keys.as_deref().unwrap_or(&spec.input),
@@ -118,23 +130,32 @@ pub fn build_on(vfs: &dyn Vfs, spec: &BuildSpec, watch: &dyn Watch) -> Result<Bu
             codes: written.codes,
             keys: written.keys,
             fields: written.fields,
+            attributes: written.attributes,
             dense: written.dense,
         },
     };
     commit.finish(&manifest)?;
-    Ok(report(&manifest, &assigned, &quantizer, timer.phases(), started))
+    let attributes = surveyed.map_or(Vec::new(), |surveyed| surveyed.report());
+    Ok(BuildReport { attributes, ..report(&manifest, &assigned, &quantizer, timer.phases(), started) })
 }
 
 /// The plan, and the quantizer if one was given (its lists and codes decide then).
 fn plan_for(spec: &BuildSpec, file: &VectorFile) -> Result<(Plan, Option<Quantizer>)> {
-    let Some(path) = &spec.quantizer else { return Ok((Plan::new(spec, file.rows(), file.dim())?, None)) };
+    let Some(path) = &spec.quantizer else { return Ok((plan_with(spec, file, None)?, None)) };
     let quantizer = Quantizer::read(&RealVfs, path, None)?;
     quantizer.check_dim(file.dim())?;
     if quantizer.metric() != spec.metric {
         let what = format!("metric of {}", path.display());
         return Err(Error::mismatch(what, spec.metric, quantizer.metric()));
     }
-    Ok((Plan::for_quantizer(spec, file.rows(), &quantizer)?, Some(quantizer)))
+    Ok((plan_with(spec, file, Some(&quantizer))?, Some(quantizer)))
+}
+
+fn plan_with(spec: &BuildSpec, file: &VectorFile, given: Option<&Quantizer>) -> Result<Plan> {
+    match given {
+        None => Plan::new(spec, file.rows(), file.dim()),
+        Some(quantizer) => Plan::for_quantizer(spec, file.rows(), quantizer),
+    }
 }
 
 /// Trains on a sample; also returns how many rows lists and codes were trained on.
@@ -159,12 +180,21 @@ fn train(spec: &BuildSpec, plan: &Plan, mut file: VectorFile, watch: &dyn Watch)
 }
 
 /// The index id: a hash of all that decides the content of the files.
-fn index_id(spec: &BuildSpec, quantizer: &Quantizer, assigned: &Assigned, companions: &[u8; 32]) -> [u8; 16] {
+fn index_id(
+    spec: &BuildSpec,
+    quantizer: &Quantizer,
+    assigned: &Assigned,
+    companions: &[u8; 32],
+    surveyed: Option<&Surveyed>,
+) -> [u8; 16] {
     let mut hasher = blake3::Hasher::new();
     hasher.update(format!("{} {} {:?}", spec.metric, spec.dense, spec.on_bad).as_bytes());
     hasher.update(&quantizer.fingerprint());
     hasher.update(&assigned.hash);
     hasher.update(companions);
+    if let Some(surveyed) = surveyed {
+        hasher.update(&serde_json::to_vec(surveyed.layout.schema()).expect("plain values"));
+    }
     let mut id = [0; 16];
     id.copy_from_slice(&hasher.finalize().as_bytes()[..16]);
     id
@@ -196,6 +226,7 @@ fn report(
         memory_bytes_per_row: memory as f64 / rows,
         disk_bytes_per_row: disk as f64 / rows,
         disk_bytes: disk,
+        attributes: Vec::new(),
         phases,
         seconds: started.elapsed().as_secs_f64(),
         peak_memory: peak_memory(),

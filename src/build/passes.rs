@@ -2,13 +2,14 @@
 
 use ndarray::{ArrayView1, ArrayView2, CowArray, Ix2};
 use rayon::prelude::*;
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use super::plan::Plan;
 use super::source::{Chunk, Companions, MAX_NORM, Source, as_matrix, prepare};
 use super::spec::BuildSpec;
 use super::spill::{Spill, SpillReader};
-use crate::dataset::VectorFile;
+use crate::dataset::{Cells, VectorFile};
 use crate::dense::RecordLayout;
 use crate::error::{Error, Result};
 use crate::heads::Head;
@@ -48,6 +49,8 @@ impl Assigned {
 pub(super) struct Passes<'a> {
     pub(super) spec: &'a BuildSpec,
     pub(super) plan: &'a Plan,
+    /// How the cells of a table of records are read.
+    pub(super) cells: Option<&'a BTreeMap<String, Cells>>,
     pub(super) quantizer: &'a Quantizer,
     pub(super) vfs: &'a dyn Vfs,
     /// Directory of temporary files.
@@ -102,7 +105,7 @@ impl Passes<'_> {
     pub(super) fn encode(&self, file: VectorFile, buckets: &Buckets) -> Result<(SpillReader<'_>, [u8; 32])> {
         let lists_path = self.dir.join(LISTS_FILE);
         let lists_file = self.vfs.open(&lists_path)?;
-        let mut companions = Companions::open(self.spec, self.plan.rows)?;
+        let mut companions = Companions::open(self.spec, self.plan.rows, self.cells)?;
         let mut spill = Spill::create(self.vfs, self.dir, "rows", buckets.count())?;
         let format = SpillFormat::new(self.spec, self.plan);
         let (mut lists, mut keys, mut good, mut records) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());

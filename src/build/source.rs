@@ -2,9 +2,10 @@
 
 use ndarray::ArrayViewMut2;
 use rayon::prelude::*;
+use std::collections::BTreeMap;
 
 use super::spec::{BuildSpec, OnBad};
-use crate::dataset::{FieldFile, KeyFile, VectorFile, check_row};
+use crate::dataset::{Cells, FieldFile, KeyFile, VectorFile, check_row};
 use crate::error::{Error, Result};
 use crate::linalg::{norm2, normalise};
 use crate::sample::sample_rows;
@@ -156,9 +157,13 @@ pub(super) struct Companions {
 }
 
 impl Companions {
-    pub(super) fn open(spec: &BuildSpec, rows: u64) -> Result<Companions> {
+    /// Opens their files; `cells` says how those of a table are read.
+    pub(super) fn open(spec: &BuildSpec, rows: u64, cells: Option<&BTreeMap<String, Cells>>) -> Result<Companions> {
         let keys = spec.keys.as_ref().map(|path| KeyFile::open(path, rows)).transpose()?;
-        let fields = spec.attributes.as_ref().map(|path| FieldFile::open(path, rows)).transpose()?;
+        let mut fields = spec.attributes.as_ref().map(|path| FieldFile::open(path, rows)).transpose()?;
+        if let Some((fields, cells)) = fields.as_mut().zip(cells) {
+            fields.set_cells(cells);
+        }
         Ok(Companions { keys, fields, text: String::new(), hasher: blake3::Hasher::new() })
     }
 

@@ -1,8 +1,11 @@
 //! What to build, and the report of what was built.
 
 use serde::Serialize;
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use super::attributes::AttributeReport;
+use crate::attributes::Declared;
 use crate::simd::CodeBits;
 use crate::types::{Element, Metric};
 
@@ -24,8 +27,10 @@ pub struct BuildSpec {
     pub column: Option<String>,
     /// One key a line; None: the row number.
     pub keys: Option<PathBuf>,
-    /// One record a row, returned with hits.
+    /// One record a row, returned with hits and filtered by.
     pub attributes: Option<PathBuf>,
+    /// Types of some attributes; those of the others are inferred.
+    pub attribute_types: BTreeMap<String, Declared>,
     /// The index directory.
     pub output: PathBuf,
     /// How queries and documents are compared.
@@ -58,6 +63,7 @@ impl BuildSpec {
             column: None,
             keys: None,
             attributes: None,
+            attribute_types: BTreeMap::new(),
             output: output.into(),
             metric: Metric::Cosine,
             lists: None,
@@ -106,6 +112,8 @@ pub struct BuildReport {
     pub disk_bytes_per_row: f64,
     /// Bytes of all files.
     pub disk_bytes: u64,
+    /// Attributes of the records, by name.
+    pub attributes: Vec<AttributeReport>,
     /// Phases in order.
     pub phases: Vec<Phase>,
     /// Seconds in all.

@@ -2,8 +2,10 @@
 
 use std::path::Path;
 
+use super::attributes::parse_object;
 use super::passes::{Buckets, NewRow, SpillFormat};
 use super::spill::{Spill, SpillReader};
+use crate::attributes::{ColumnsWriter, Layout, parse_record};
 use crate::codes::CodesWriter;
 use crate::dense::{DenseWriter, RecordLayout};
 use crate::error::{Error, Result};
@@ -25,9 +27,12 @@ pub(crate) struct Output<'a> {
     pub(crate) shape: CodeShape,
     pub(crate) terms: bool,
     pub(crate) layout: RecordLayout,
-    pub(crate) has_fields: bool,
+    /// Of the records, if there are any.
+    pub(crate) layout_of_attributes: Option<&'a Layout>,
+    /// Where the records came from, for messages.
+    pub(crate) attributes_path: &'a Path,
     pub(crate) watch: &'a dyn Watch,
-    /// Bytes that the sorting of keys may take.
+    /// Bytes that the sorting of keys, and of sets of keywords, may take.
     pub(crate) key_budget: u64,
     /// Where the user's keys came from, for messages.
     pub(crate) keys_path: &'a Path,
@@ -38,6 +43,7 @@ pub(crate) struct Written {
     pub(crate) codes: FileEntry,
     pub(crate) dense: Vec<FileEntry>,
     pub(crate) fields: Option<FileEntry>,
+    pub(crate) attributes: Option<FileEntry>,
     pub(crate) keys: FileEntry,
 }
 
@@ -47,6 +53,7 @@ pub(crate) struct Writers<'a> {
     codes: CodesWriter,
     dense: DenseWriter<'a>,
     fields: Option<FieldsWriter>,
+    attributes: Option<ColumnsWriter<'a>>,
     keys: Spill<'a>,
     key_buckets: u64,
     next_row: Row,
@@ -89,12 +96,15 @@ impl Output<'_> {
     pub(crate) fn writers(&self, rows: u64) -> Result<Writers<'_>> {
         let path = |name: &str| self.folder.join(name);
         let key_buckets = (rows * 32).div_ceil(self.key_budget).max(1);
-        let fields = self.has_fields.then(|| FieldsWriter::create(self.vfs, &path("fields.bg"), self.index_id));
+        let layout = self.layout_of_attributes;
+        let fields = layout.map(|_| FieldsWriter::create(self.vfs, &path("fields.bg"), self.index_id));
+        let attributes = layout.map(|layout| ColumnsWriter::create(self.vfs, self.temporary, layout));
         Ok(Writers {
             output: self,
             codes: CodesWriter::create(self.vfs, &path("codes.bg"), self.index_id, self.shape, self.terms)?,
             dense: DenseWriter::new(self.vfs, self.folder, self.index_id, self.layout),
             fields: fields.transpose()?,
+            attributes: attributes.transpose()?,
             keys: Spill::create(self.vfs, self.temporary, "keys", key_buckets as usize)?,
             key_buckets,
             next_row: 0,
@@ -127,6 +137,10 @@ impl Writers<'_> {
         if let Some(fields) = &mut self.fields {
             fields.push(row.fields)?;
         }
+        if let Some((columns, layout)) = self.attributes.as_mut().zip(self.output.layout_of_attributes) {
+            let object = parse_object(self.output.attributes_path, u64::from(self.next_row), row.fields)?;
+            columns.push(&parse_record(layout.schema(), &object)?)?;
+        }
         let entry = (mix(self.output.layout.key_of(row.record)), self.next_row);
         // The high bits choose the bucket, so buckets in order are entries in order.
         let bucket = ((u128::from(entry.0) * u128::from(self.key_buckets)) >> 64) as usize;
@@ -151,8 +165,11 @@ impl Writers<'_> {
         let codes = self.codes.finish()?;
         let dense = self.dense.finish()?;
         let fields = self.fields.map(FieldsWriter::finish).transpose()?;
+        let output = self.output;
+        let path = output.folder.join("attributes.bg");
+        let attributes = self.attributes.map(|columns| columns.finish(&path, output.index_id, output.key_budget));
         let keys = write_keys(self.output, &self.keys.finish()?, u64::from(self.next_row))?;
-        Ok(Written { codes, dense, fields, keys })
+        Ok(Written { codes, dense, fields, attributes: attributes.transpose()?, keys })
     }
 }
 

@@ -25,6 +25,7 @@
 //! A memory map of raw values does not say its dimension, and every program that reads vectors would need a flag for each
 //! of its files. So the file's name says it: `passages.768.memmap`, or a link of that name to the file.
 
+mod commas;
 mod fields;
 mod flat;
 mod gzip;
@@ -36,6 +37,8 @@ mod npy;
 mod pairs;
 #[cfg(feature = "parquet")]
 mod parquet;
+#[cfg(feature = "parquet")]
+mod parquet_fields;
 mod qrels;
 mod raw;
 pub mod resampled;
@@ -48,7 +51,7 @@ mod tests;
 mod truth;
 mod write;
 
-pub use fields::FieldFile;
+pub use fields::{Cells, FieldFile};
 pub use keys::KeyFile;
 pub use names::Names;
 pub use npy::parse_npy;

@@ -177,7 +177,7 @@ impl ParquetFile {
 }
 
 /// Turns a panic of the decoder into an error. No broken state remains: `batch_with` takes the position away before it decodes.
-fn without_panic<T>(path: &Path, place: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
+pub(super) fn without_panic<T>(path: &Path, place: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
     catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| {
         Err(Error::input(path, place, "damaged: the Parquet decoder gave up; copy or write the file again"))
     })

@@ -100,54 +100,66 @@ impl Fields {
 
     /// The JSON object of `row`, as text.
     pub(crate) fn get(&self, row: Row) -> Result<String> {
-        let (lengths, texts) = self.block(row as usize / ROWS)?;
-        let at = row as usize % ROWS;
-        self.text(row, lengths[..at].iter().map(|&l| l as usize).sum(), lengths[at], &texts)
+        self.block(row)?.text(row).map(String::from).map_err(|reason| self.wrong(row, reason))
     }
 
     /// The JSON objects of the rows that are kept together with `row`, and the first of these rows.
     pub(crate) fn neighbours(&self, row: Row) -> Result<(Row, Vec<String>)> {
-        let first = row - row % ROWS as Row;
-        let (lengths, texts) = self.block(row as usize / ROWS)?;
-        let mut start = 0;
-        let text = |(row, length): (Row, u32)| {
-            let text = self.text(row, start, length, &texts);
-            start += length as usize;
-            text
-        };
-        Ok((first, (first..).zip(lengths).map(text).collect::<Result<_>>()?))
-    }
-
-    /// Lengths and texts of a block, its checksum verified.
-    fn block(&self, block: usize) -> Result<(Vec<u32>, Vec<u8>)> {
-        let (start, end) = (self.starts[block], self.starts[block + 1]);
-        let mut bytes = vec![0; (end - start) as usize];
-        self.file.read_at(&self.blob, start, &mut bytes)?;
-        let checksum: Vec<u32> = from_bytes(&bytes.split_off(bytes.len() - 4));
-        if crc32c::crc32c(&bytes) != checksum[0] {
-            return Err(self.wrong((block * ROWS) as Row, "the checksum of its block is wrong"));
-        }
-        let texts = bytes.split_off(ROWS * 4);
-        Ok((from_bytes(&bytes), texts))
-    }
-
-    fn text(&self, row: Row, start: usize, length: u32, texts: &[u8]) -> Result<String> {
-        let text =
-            texts.get(start..start + length as usize).ok_or_else(|| self.wrong(row, "its length is too large"))?;
-        String::from_utf8(text.to_vec()).map_err(|_| self.wrong(row, "it is not UTF-8"))
+        let (first, block) = (row - row % ROWS as Row, self.block(row)?);
+        let text = |row| block.text(row).map(String::from).map_err(|reason| self.wrong(row, reason));
+        Ok((first, (first..first + ROWS as Row).map(text).collect::<Result<_>>()?))
     }
 
     fn wrong(&self, row: Row, reason: &str) -> Error {
         Error::corrupt(&self.path, "BLOB", format!("row {row}: {reason}"))
     }
 
-    /// Reads every block, for `check-index`.
-    pub(crate) fn check(&self, rows: u64, watch: &dyn Watch) -> Result<()> {
-        (0..rows).step_by(ROWS).try_for_each(|row| {
+    /// The block that holds `row`.
+    fn block(&self, row: Row) -> Result<Block> {
+        let block = row as usize / ROWS;
+        let (start, end) = (self.starts[block], self.starts[block + 1]);
+        let mut bytes = vec![0; (end - start) as usize];
+        self.file.read_at(&self.blob, start, &mut bytes)?;
+        let checksum: Vec<u32> = from_bytes(&bytes.split_off(bytes.len() - 4));
+        if crc32c::crc32c(&bytes) != checksum[0] {
+            return Err(self.wrong(row, "the checksum of its block is wrong"));
+        }
+        let texts = bytes.split_off(ROWS * 4);
+        Ok(Block { lengths: from_bytes(&bytes), texts })
+    }
+
+    /// Reads every block, for `check-index`; `each` is given every row with its text.
+    pub(crate) fn check(
+        &self,
+        rows: u64,
+        watch: &dyn Watch,
+        each: &mut dyn FnMut(Row, &str) -> Result<()>,
+    ) -> Result<()> {
+        (0..rows).step_by(ROWS).try_for_each(|first| {
             watch.check()?;
-            watch.advance((rows - row).min(ROWS as u64));
-            self.get(row as Row).map(drop)
+            let end = rows.min(first + ROWS as u64);
+            watch.advance(end - first);
+            let block = self.block(first as Row)?;
+            (first..end)
+                .map(|row| row as Row)
+                .try_for_each(|row| each(row, block.text(row).map_err(|reason| self.wrong(row, reason))?))
         })
+    }
+}
+
+/// The texts of neighbouring rows.
+struct Block {
+    /// One a row, 0 behind the last.
+    lengths: Vec<u32>,
+    texts: Vec<u8>,
+}
+
+impl Block {
+    fn text(&self, row: Row) -> std::result::Result<&str, &'static str> {
+        let at = row as usize % ROWS;
+        let start: usize = self.lengths[..at].iter().map(|&l| l as usize).sum();
+        let text = self.texts.get(start..start + self.lengths[at] as usize).ok_or("its length is too large")?;
+        std::str::from_utf8(text).map_err(|_| "it is not UTF-8")
     }
 }
 
@@ -170,7 +182,14 @@ mod tests {
                 let (first, texts) = fields.neighbours(i).unwrap();
                 assert_eq!(texts[(i - first) as usize], text(i));
             }
-            fields.check(u64::from(n), &crate::train::Silent).unwrap();
+            let mut checked = 0;
+            let mut each = |row, found: &str| {
+                checked += 1;
+                assert_eq!(found, text(row));
+                Ok(())
+            };
+            fields.check(u64::from(n), &crate::train::Silent, &mut each).unwrap();
+            assert_eq!(checked, n);
             assert!(Fields::open(&vfs, path, &[1; 16], u64::from(n) + 32).is_err());
         }
     }

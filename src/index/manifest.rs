@@ -114,6 +114,9 @@ pub struct Files {
     pub keys: FileEntry,
     /// What is returned with a hit beside its key, if anything was given.
     pub fields: Option<FileEntry>,
+    /// The columns that are filtered by, if anything was given. (Manifests that name none may be older.)
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attributes: Option<FileEntry>,
     /// Dense shards in row order.
     pub dense: Vec<FileEntry>,
 }
@@ -121,7 +124,8 @@ pub struct Files {
 impl Files {
     /// All files.
     pub fn all(&self) -> impl Iterator<Item = &FileEntry> {
-        [&self.quantizer, &self.codes, &self.keys].into_iter().chain(&self.fields).chain(&self.dense)
+        let few = [&self.quantizer, &self.codes, &self.keys].into_iter();
+        few.chain(&self.fields).chain(&self.attributes).chain(&self.dense)
     }
 }
 
@@ -282,6 +286,7 @@ mod tests {
                 codes: entry("c"),
                 keys: entry("k"),
                 fields: None,
+                attributes: None,
                 dense: vec![entry("d")],
             },
         }

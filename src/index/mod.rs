@@ -8,6 +8,7 @@
 //!     dense-000.bg ...     dense vectors, keys                   stay on SSD
 //!     keys.bg              keys -> rows                          stay on SSD (fences in memory)
 //!     fields.bg            what is returned with a hit           stay on SSD
+//!     attributes.bg        what is filtered by                   -> memory
 //! ```
 //! Files are immutable; every one carries the index id, so files of different versions cannot be mixed up.
 
@@ -23,14 +24,16 @@ pub(crate) use keys::{KeysWriter, mix};
 pub use manifest::{Files, Included, MANIFEST, Manifest, Provenance};
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use crate::attributes::{Columns, parse_record};
 use crate::codes::{Codes, CodesShape};
 use crate::dense::{DenseSet, FetchScratch, RecordLayout};
 use crate::error::{Error, Result};
 use crate::format::{FileEntry, FileReader};
 use crate::quantizer::Quantizer;
 use crate::train::Watch;
-use crate::types::{Key, Row};
+use crate::types::{Key, ListId, Row};
 use crate::vfs::{RealVfs, Vfs};
 use fields::Fields;
 use keys::Keys;
@@ -48,6 +51,7 @@ pub struct Index {
     dense: DenseSet,
     keys: Keys,
     fields: Option<Fields>,
+    attributes: Option<Arc<Columns>>,
 }
 
 impl Index {
@@ -82,7 +86,11 @@ impl Index {
             Some(entry) => Some(Fields::open(vfs, &path(entry), &id, manifest.rows)?),
             None => None,
         };
-        Ok(Index { dir: dir.to_path_buf(), manifest, quantizer, codes, dense, keys, fields })
+        let attributes = match &manifest.files.attributes {
+            Some(entry) => Some(Arc::new(Columns::open(vfs, &path(entry), &id, &list_starts(&codes))?)),
+            None => None,
+        };
+        Ok(Index { dir: dir.to_path_buf(), manifest, quantizer, codes, dense, keys, fields, attributes })
     }
 
     /// The index directory.
@@ -110,11 +118,13 @@ impl Index {
         &self.dense
     }
 
-    /// Bytes that searching keeps in memory: codes, centroids, codebooks, fences, and of the dense vectors the int8 tier and
+    /// Bytes that searching keeps in memory: codes, centroids, codebooks, fences, columns, and of the dense vectors the int8 tier and
     /// what the page cache holds now. Shards that are mapped, or loaded by [`crate::dense::Store::Memory`], are not among them.
     pub fn memory_bytes(&self) -> u64 {
         let fields = self.fields.as_ref().map_or(0, Fields::memory_bytes);
-        let sparse = self.codes.memory_bytes() + self.quantizer.memory_bytes() + self.keys.memory_bytes() + fields;
+        let attributes = self.attributes.as_ref().map_or(0, |columns| columns.memory_bytes());
+        let codes = self.codes.memory_bytes() + self.quantizer.memory_bytes();
+        let sparse = codes + self.keys.memory_bytes() + fields + attributes;
         sparse as u64 + self.dense.memory_bytes()
     }
 
@@ -131,6 +141,11 @@ impl Index {
     /// The fields of `row` and its neighbours, and which row is the first of them; for those who read all rows in order.
     pub(crate) fn fields_near(&self, row: Row) -> Result<Option<(Row, Vec<String>)>> {
         self.fields.as_ref().map(|fields| fields.neighbours(row)).transpose()
+    }
+
+    /// The columns of attributes that are filtered by, if the index was given any records.
+    pub fn attributes(&self) -> Option<&Arc<Columns>> {
+        self.attributes.as_ref()
     }
 
     /// The dense vector of `row` as it is stored: after the dense head if there is one, else normalised under cosine.
@@ -158,7 +173,7 @@ impl Index {
         drop(keys);
         if let Some(fields) = &self.fields {
             watch.begin("fields", self.manifest.rows);
-            fields.check(self.manifest.rows, watch)?;
+            self.check_fields(fields, watch)?;
         }
         watch.begin("files", self.manifest.files.all().map(|entry| entry.bytes).sum());
         let id = self.manifest.id_bytes().expect("checked when read");
@@ -196,6 +211,24 @@ impl Index {
         Ok(key_of)
     }
 
+    /// Every record can be read, and the columns hold what the records say.
+    fn check_fields(&self, fields: &Fields, watch: &dyn Watch) -> Result<()> {
+        let path = |entry: &FileEntry| self.dir.join(&self.manifest.folder).join(&entry.name);
+        let wrong = |reason: String| {
+            let path = self.manifest.files.attributes.as_ref().map_or(self.dir.clone(), path);
+            Error::corrupt(path, "columns", reason)
+        };
+        let mut entries = 0;
+        fields.check(self.manifest.rows, watch, &mut |row, text| {
+            let Some(columns) = &self.attributes else { return Ok(()) };
+            let object =
+                serde_json::from_str(text).map_err(|e| wrong(format!("row {row}: its record is no object: {e}")))?;
+            let record = parse_record(columns.schema(), &object).map_err(|e| wrong(format!("row {row}: {e}")))?;
+            columns.check_row(row, &record, &mut entries).map_err(wrong)
+        })?;
+        self.attributes.as_ref().map_or(Ok(()), |columns| columns.check_entries(entries).map_err(wrong))
+    }
+
     /// Every key leads to the row whose record carries it.
     fn check_keys(&self, key_of: &[Key], watch: &dyn Watch) -> Result<()> {
         let path = self.dir.join(&self.manifest.folder).join(&self.manifest.files.keys.name);
@@ -209,6 +242,17 @@ impl Index {
             Ok(())
         })
     }
+}
+
+/// First row of each list, then the number of rows.
+fn list_starts(codes: &Codes) -> Vec<Row> {
+    let lists = codes.shape().lists;
+    let mut starts = vec![0];
+    starts.extend((0..lists as ListId).scan(0, |end, list| {
+        *end += codes.rows_of(list) as Row;
+        Some(*end)
+    }));
+    starts
 }
 
 /// A file is there, is the one the manifest names, and is as long as it says.

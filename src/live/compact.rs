@@ -7,11 +7,12 @@ use serde::Serialize;
 use std::path::Path;
 use std::time::Instant;
 
+use super::base_rows::{BaseRecords, BaseTexts};
+use super::columns::survey;
 use super::delta::DeltaRow;
 use super::prepare::layout_of;
 use super::snapshot::Snapshot;
 use crate::build::{Commit, NewRow, Output, Written};
-use crate::dense::{FetchScratch, RecordLayout};
 use crate::error::{Error, Result};
 use crate::format::hex;
 use crate::index::{Files, Included, Index, Manifest};
@@ -20,14 +21,10 @@ use crate::train::Watch;
 use crate::types::{ListId, MAX_ROWS, Row};
 use crate::vfs::Vfs;
 
-/// Dense records of the base that are read at once.
-const READ_ROWS: usize = 4_096;
 /// Documents of the delta that are assigned and encoded at once.
 const ENCODE_ROWS: usize = 256;
 /// Bytes that sorting the keys may take.
 const KEY_BUDGET: u64 = 64 << 20;
-/// What a document without a record returns.
-const NO_RECORD: &str = "{}";
 
 /// What compaction made.
 #[derive(Clone, Debug, Serialize)]
@@ -69,6 +66,7 @@ pub(super) fn compact(
     let rows = snapshot.rows();
     check_rows(rows)?;
     let commit = Commit::begin(vfs, dir)?;
+    let attributes = survey(snapshot, dir, watch)?;
     let coded = encode_delta(snapshot, watch)?;
     let index_id = index_id(snapshot, &included);
     let output = Output {
@@ -79,7 +77,8 @@ pub(super) fn compact(
         shape: base.manifest().code_shape()?,
         terms: base.quantizer().has_terms(),
         layout: layout_of(snapshot.base()),
-        has_fields: base.fields_near(0)?.is_some() || snapshot.delta().any(|row| row.record() != NO_RECORD),
+        layout_of_attributes: attributes.as_ref(),
+        attributes_path: dir,
         watch,
         key_budget: KEY_BUDGET,
         keys_path: dir,
@@ -98,6 +97,7 @@ pub(super) fn compact(
             codes: written.codes,
             keys: written.keys,
             fields: written.fields,
+            attributes: written.attributes,
             dense: written.dense,
         },
         ..base.manifest().clone()
@@ -184,7 +184,8 @@ fn write_rows(snapshot: &Snapshot, coded: &[Coded], output: &Output<'_>, watch: 
     watch.begin("write", snapshot.rows());
     let base = snapshot.base().index();
     let mut writers = output.writers(snapshot.rows())?;
-    let mut rows = BaseRows::new(base, output.layout, output.has_fields);
+    let mut records = BaseRecords::new(base, output.layout);
+    let mut texts = BaseTexts::new(base);
     let mut code = vec![0; output.shape.bytes];
     let mut coded = coded.iter().peekable();
     for list_id in 0..base.manifest().lists as ListId {
@@ -194,7 +195,8 @@ fn write_rows(snapshot: &Snapshot, coded: &[Coded], output: &Output<'_>, watch: 
         for at in live {
             unpack_row(output.shape.bits, output.shape.bytes, list.codes, list.rows, at, &mut code);
             let term = list.terms.get(at).map_or(0.0, |&term| list.term_min + list.term_step * f32::from(term));
-            let (record, fields) = rows.get(list.first_row + at as Row)?;
+            let row = list.first_row + at as Row;
+            let (record, fields) = (records.get(row)?, texts.get(row)?.as_bytes());
             writers.push_row(&NewRow { list: list_id, term, code: &code, record, fields })?;
             watch.advance(1);
         }
@@ -207,63 +209,4 @@ fn write_rows(snapshot: &Snapshot, coded: &[Coded], output: &Output<'_>, watch: 
         writers.end_list()?;
     }
     writers.finish()
-}
-
-/// Dense records and fields of the base, asked for in ascending order, read many at once.
-struct BaseRows<'a> {
-    base: &'a Index,
-    layout: RecordLayout,
-    has_fields: bool,
-    scratch: FetchScratch,
-    /// The first row of `records`, and the records from it on.
-    first: Row,
-    records: Vec<u8>,
-    /// The first row of `fields`, and the fields from it on.
-    first_fields: Row,
-    fields: Vec<String>,
-}
-
-impl<'a> BaseRows<'a> {
-    fn new(base: &'a Index, layout: RecordLayout, has_fields: bool) -> BaseRows<'a> {
-        let (records, fields, scratch) = (Vec::new(), Vec::new(), FetchScratch::default());
-        BaseRows { base, layout, has_fields, scratch, first: 0, records, first_fields: 0, fields }
-    }
-
-    /// The dense record of a row, and its fields if the new index has any.
-    fn get(&mut self, row: Row) -> Result<(&[u8], &[u8])> {
-        let stride = self.layout.stride();
-        if (row - self.first) as usize * stride >= self.records.len() {
-            self.read_records(row)?;
-        }
-        if self.has_fields && (row - self.first_fields) as usize >= self.fields.len() {
-            self.read_fields(row)?;
-        }
-        let fields: &[u8] = match self.has_fields {
-            true => self.fields[(row - self.first_fields) as usize].as_bytes(),
-            false => &[],
-        };
-        Ok((&self.records[(row - self.first) as usize * stride..][..stride], fields))
-    }
-
-    fn read_records(&mut self, first: Row) -> Result<()> {
-        let stride = self.layout.stride();
-        let end = self.base.manifest().rows.min(u64::from(first) + READ_ROWS as u64) as Row;
-        let rows: Vec<Row> = (first..end).collect();
-        self.first = first;
-        self.records.resize(rows.len() * stride, 0);
-        let records = &mut self.records;
-        self.base.dense().for_each_once(&rows, &mut self.scratch, &mut |at, record| {
-            records[at * stride..][..stride].copy_from_slice(record.bytes());
-        })?;
-        Ok(())
-    }
-
-    fn read_fields(&mut self, row: Row) -> Result<()> {
-        match self.base.fields_near(row)? {
-            Some((first, fields)) => (self.first_fields, self.fields) = (first, fields),
-            // The base has none, but documents of the delta do.
-            None => (self.first_fields, self.fields) = (row, vec![NO_RECORD.to_string(); READ_ROWS]),
-        }
-        Ok(())
-    }
 }

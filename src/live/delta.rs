@@ -4,11 +4,15 @@ use std::sync::Arc;
 
 use super::bits::Bits;
 use super::prepare::{Companion, Entry};
+use crate::attributes::{Record, Value};
 use crate::dense::{RecordLayout, RecordRef};
 use crate::types::Key;
 
 /// Rows of a chunk: few enough to copy the last one at every publication, many enough for few chunks.
 const CHUNK_ROWS: usize = 128;
+
+/// About what an attribute costs beside its strings.
+const ENTRY: usize = 64;
 
 /// The rows of a delta. Places are given once and stay what they are, until [`Delta::without_dead`].
 #[derive(Clone, Debug)]
@@ -49,6 +53,11 @@ impl<'a> DeltaRow<'a> {
     /// Its JSON object, as it was given.
     pub fn record(&self) -> &'a str {
         &self.companion.text
+    }
+
+    /// What of it can be filtered by: the attributes of the base's schema. What is missing is null.
+    pub fn attributes(&self) -> &'a Record {
+        &self.companion.attributes
     }
 
     /// The vector as it would be stored: after the dense head if there is one, else normalised under cosine; dense_dim values.
@@ -127,9 +136,19 @@ impl Delta {
 
     pub(super) fn memory_bytes(&self) -> usize {
         let companion = |c: &Arc<Companion>| {
-            size_of::<Companion>() + c.text.len() + c.coded.as_ref().map_or(0, |vector| vector.len() * 4)
+            let values: usize = c.attributes.iter().map(|(name, value)| ENTRY + name.len() + value_bytes(value)).sum();
+            size_of::<Companion>() + c.text.len() + values + c.coded.as_ref().map_or(0, |vector| vector.len() * 4)
         };
         let chunk = |c: &Arc<Chunk>| c.records.len() * 4 + c.companions.iter().map(companion).sum::<usize>();
         self.chunks.iter().map(chunk).sum::<usize>() + self.dead.memory_bytes()
+    }
+}
+
+/// Bytes of the strings of a value.
+fn value_bytes(value: &Value) -> usize {
+    match value {
+        Value::Keyword(text) => text.len(),
+        Value::Keywords(texts) => texts.iter().map(|text| size_of::<String>() + text.len()).sum(),
+        Value::Null | Value::Integer(_) | Value::Float(_) | Value::Boolean(_) => 0,
     }
 }

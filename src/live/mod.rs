@@ -25,8 +25,10 @@
 //!
 //! Deliberately absent: transactions over several calls, and reading an older snapshot than the current one.
 
+mod base_rows;
 mod bits;
 mod change;
+mod columns;
 mod compact;
 mod delta;
 mod prepare;

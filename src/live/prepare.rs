@@ -4,6 +4,7 @@ use ndarray::ArrayView2;
 use serde_json::{Map, Value};
 
 use super::change::{Change, Document};
+use crate::attributes::{Record, parse_record};
 use crate::build::{MAX_NORM, prepare_row};
 use crate::dense::RecordLayout;
 use crate::error::{Error, Result};
@@ -37,6 +38,8 @@ pub(super) struct Companion {
     pub(super) key: Key,
     /// The JSON object, as it was given.
     pub(super) text: String,
+    /// What of it can be filtered by.
+    pub(super) attributes: Record,
     /// The vector that is coded when the delta becomes part of an index, where the dense record is no exact copy of it.
     pub(super) coded: Option<Vec<f32>>,
 }
@@ -63,7 +66,7 @@ pub(super) fn prepare(change: &Change, base: &Searcher) -> Result<Prepared> {
 pub(super) fn entry(document: &Document, base: &Searcher) -> Result<Entry> {
     let quantizer = base.index().quantizer();
     quantizer.check_dim(document.vector.len())?;
-    check_record(&document.record)?;
+    let attributes = attributes(&document.record, base)?;
     let mut vector = document.vector.clone();
     prepare_row(&mut vector, base.metric()).map_err(|reason| Error::params("vector", reason))?;
     let heads = quantizer.heads();
@@ -75,7 +78,7 @@ pub(super) fn entry(document: &Document, base: &Searcher) -> Result<Entry> {
     layout.encode(stored, document.key, bytemuck::cast_slice_mut(&mut record))?;
     let is_copy = layout.element() == Element::F32 && coded.is_none() && dense.is_none();
     let coded = if is_copy { None } else { Some(coded.unwrap_or(vector)) };
-    Ok(Entry { record, companion: Companion { key: document.key, text: document.record.clone(), coded } })
+    Ok(Entry { record, companion: Companion { key: document.key, text: document.record.clone(), attributes, coded } })
 }
 
 /// What a document head makes of a vector.
@@ -90,13 +93,16 @@ fn mapped(head: Option<&Head>, vector: &[f32]) -> Result<Option<Vec<f32>>> {
     Err(Error::params("vector", format!("a head of the quantizer maps it beyond {MAX_NORM:e}; scale it down")))
 }
 
-/// Refuses what is no JSON object, or too long for one.
-fn check_record(text: &str) -> Result<()> {
+/// What can be filtered by, of the record of a document.
+fn attributes(text: &str, base: &Searcher) -> Result<Record> {
     if text.len() > MAX_RECORD {
         return Err(Error::params("attributes", format!("{} bytes are more than {MAX_RECORD}", text.len())));
     }
-    match serde_json::from_str::<Map<String, Value>>(text) {
-        Ok(_) => Ok(()),
-        Err(error) => Err(Error::params("attributes", format!("they are no JSON object: {error}"))),
-    }
+    let object = parse_object(text)?;
+    base.index().attributes().map_or(Ok(Record::new()), |columns| parse_record(columns.schema(), &object))
+}
+
+/// The JSON object that a record is.
+pub(super) fn parse_object(text: &str) -> Result<Map<String, Value>> {
+    serde_json::from_str(text).map_err(|error| Error::params("attributes", format!("they are no JSON object: {error}")))
 }

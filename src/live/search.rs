@@ -3,6 +3,7 @@
 use std::cmp::Ordering;
 
 use super::snapshot::Snapshot;
+use crate::attributes::{Filter, RecordFilter, Schema};
 use crate::error::Result;
 use crate::simd::Kernels;
 use crate::types::Key;
@@ -23,21 +24,23 @@ impl Snapshot {
     /// The best `n` documents of the delta for `query` (as given, dim values) as pairs of score and place, best first, ties by
     /// key, into `out`. Every document is scored, and as it will be once it is part of an index.
     ///
-    /// `allow` is asked for the place of each document that would otherwise be among the best `n` so far.
+    /// Only those that pass `filter` are found. `allow` is asked for the place of each document that would otherwise be among the best `n` so far.
     ///
     /// # Errors
-    /// As those of a search, but for reading.
+    /// As those of a search, but for reading; those of [`crate::attributes::Columns::compile`] for the filter.
     pub fn search_delta(
         &self,
         kernels: &Kernels,
         query: &[f32],
         n: usize,
+        filter: Option<&Filter>,
         allow: &mut dyn FnMut(usize) -> bool,
         out: &mut Vec<(f32, usize)>,
     ) -> Result<()> {
         out.clear();
         let query = self.base().dense_query(query)?;
         let metric = self.base().metric();
+        let filter = filter.map(|filter| self.record_filter(filter)).transpose()?;
         if n == 0 {
             return Ok(());
         }
@@ -45,7 +48,8 @@ impl Snapshot {
         let mut least = f32::NEG_INFINITY;
         for row in self.delta() {
             let score = row.record.score(kernels, metric, &query);
-            if score < least || !allow(row.place()) {
+            let passes = || filter.as_ref().is_none_or(|filter| filter.passes(row.attributes()));
+            if score < least || !passes() || !allow(row.place()) {
                 continue;
             }
             best.push(Found { score, key: row.key(), place: row.place() });
@@ -58,6 +62,12 @@ impl Snapshot {
         best.sort_unstable_by(order);
         out.extend(best.iter().map(|found| (found.score, found.place)));
         Ok(())
+    }
+
+    /// A filter as documents of the delta are asked, by the schema of the base.
+    fn record_filter(&self, filter: &Filter) -> Result<RecordFilter> {
+        let none = Schema::default();
+        RecordFilter::new(filter, self.base().index().attributes().map_or(&none, |columns| columns.schema()))
     }
 }
 

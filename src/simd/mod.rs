@@ -184,6 +184,15 @@ pub struct Kernels {
     pub nearest: fn(x: &[f32], codewords: &[f32], half_norms: &[f32]) -> u8,
     /// `out[i] = round((x[i] - min) * inv_step)` clamped to 0..=255 (round half to even).
     pub quantize_u8: fn(x: &[f32], min: f32, inv_step: f32, out: &mut [u8]),
+    /// Sets bit `i % 64` of `words[i / 64]` where `low <= ordinals[i] <= high`, leaves all other bits as they are;
+    /// `low <= high`, and there are `ordinals.len().div_ceil(64)` words.
+    pub between_u8: fn(ordinals: &[u8], low: u8, high: u8, words: &mut [u64]),
+    /// As [`Kernels::between_u8`].
+    pub between_u16: fn(ordinals: &[u16], low: u16, high: u16, words: &mut [u64]),
+    /// As [`Kernels::between_u8`].
+    pub between_u32: fn(ordinals: &[u32], low: u32, high: u32, words: &mut [u64]),
+    /// As [`Kernels::between_u8`].
+    pub between_u64: fn(ordinals: &[u64], low: u64, high: u64, words: &mut [u64]),
 }
 
 /// Every table compiled in, slowest first.
@@ -291,4 +300,10 @@ fn check_ranges(values: &[f32], low: &[f32], high: &[f32]) -> usize {
 fn check_codewords(x: &[f32], codewords: &[f32], count: usize) {
     assert!(count == 16 || count == 256, "16 or 256 codewords a subspace, not {count}");
     assert_eq!(codewords.len(), x.len() * count, "codewords of {} dimensions", x.len());
+}
+
+/// What every `between_*` relies on.
+fn check_between<T: PartialOrd>(ordinals: &[T], low: T, high: T, words: &[u64]) {
+    assert!(low <= high, "a range that begins before it ends");
+    assert_eq!(words.len(), ordinals.len().div_ceil(64), "one bit a row");
 }

@@ -6,7 +6,9 @@
 use half::f16;
 
 use super::pack::{BLOCK_ROWS, GROUP_ROWS};
-use super::{CodeBits, Kernels, PackedRows, ScanTables, check_codewords, check_ranges, check_rows_i8, check_scan};
+use super::{
+    CodeBits, Kernels, PackedRows, ScanTables, check_between, check_codewords, check_ranges, check_rows_i8, check_scan,
+};
 
 pub(super) static KERNELS: Kernels = Kernels {
     name: "scalar",
@@ -24,6 +26,10 @@ pub(super) static KERNELS: Kernels = Kernels {
     ranges,
     nearest,
     quantize_u8,
+    between_u8: between,
+    between_u16: between,
+    between_u32: between,
+    between_u64: between,
 };
 
 fn scan4(run: PackedRows<'_>, tables: ScanTables<'_>, threshold: u32, rows: &mut [u32], scores: &mut [u32]) -> usize {
@@ -192,5 +198,14 @@ fn quantize_u8(x: &[f32], min: f32, inv_step: f32, out: &mut [u8]) {
     assert_eq!(x.len(), out.len(), "one byte a value");
     for (byte, x) in out.iter_mut().zip(x) {
         *byte = ((x - min) * inv_step).round_ties_even().clamp(0.0, 255.0) as u8;
+    }
+}
+
+fn between<T: Copy + PartialOrd>(ordinals: &[T], low: T, high: T, words: &mut [u64]) {
+    check_between(ordinals, low, high, words);
+    for (word, ordinals) in words.iter_mut().zip(ordinals.chunks(64)) {
+        for (bit, &x) in ordinals.iter().enumerate() {
+            *word |= u64::from(low <= x && x <= high) << bit;
+        }
     }
 }

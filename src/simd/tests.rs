@@ -462,3 +462,51 @@ fn a_scan_refuses_outputs_that_are_too_short() {
     let run = PackedRows { codes: &[0; 64], rows: 64, terms: &[], term_weight: 0, passing: &[] };
     (Kernels::detect().scan8)(run, tables, 0, &mut [0; 80], &mut [0; 79]);
 }
+
+/// Checks one width over every length up to 300, from unaligned starts, with bits that must stay.
+fn check_between<T: Copy + PartialOrd + std::fmt::Debug>(
+    kernel: impl Fn(&Kernels) -> fn(&[T], T, T, &mut [u64]),
+    seed: u64,
+    from: impl Fn(u64) -> T,
+    extremes: [T; 2],
+) {
+    let mut random = Random(seed);
+    for len in 0..=300usize {
+        let skew = len % 9;
+        // Small values and extremes, so that ranges have members and edges.
+        let value = |x: u64| match x % 8 {
+            0 => extremes[(x >> 8) as usize % 2],
+            1..=5 => from(x >> 8 & 15),
+            _ => from(x),
+        };
+        let all: Vec<T> = (0..len + skew).map(|_| value(random.next())).collect();
+        let (a, b) = (value(random.next()), value(random.next()));
+        for (low, high) in [if a <= b { (a, b) } else { (b, a) }, (a, a), (extremes[0], b), (b, extremes[1])] {
+            let before: Vec<u64> = (0..len.div_ceil(64)).map(|_| random.next() & random.next()).collect();
+            let due: Vec<u64> = (before.iter().zip(all[skew..].chunks(64)))
+                .map(|(word, x)| {
+                    x.iter().enumerate().fold(*word, |word, (i, x)| word | u64::from(low <= *x && *x <= high) << i)
+                })
+                .collect();
+            for kernels in Kernels::all() {
+                let mut words = before.clone();
+                kernel(kernels)(&all[skew..], low, high, &mut words);
+                assert_eq!(words, due, "{} of {len} in {low:?}..={high:?}", kernels.name);
+            }
+        }
+    }
+}
+
+#[test]
+fn ordinals_within_a_range_set_their_bits_and_no_other() {
+    check_between(|k| k.between_u8, 21, |x| x as u8, [0, u8::MAX]);
+    check_between(|k| k.between_u16, 22, |x| x as u16, [0, u16::MAX]);
+    check_between(|k| k.between_u32, 23, |x| x as u32, [0, u32::MAX]);
+    check_between(|k| k.between_u64, 24, |x| x, [0, u64::MAX]);
+}
+
+#[test]
+#[should_panic(expected = "one bit a row")]
+fn a_range_of_ordinals_needs_a_bit_for_each() {
+    (Kernels::detect().between_u8)(&[0; 65], 0, 1, &mut [0]);
+}

@@ -5,6 +5,7 @@ use rayon::prelude::*;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
+use bigrain::attributes::{Filter, Value};
 use bigrain::build::build_on;
 use bigrain::dense::Store;
 use bigrain::error::{Error, Result};
@@ -27,6 +28,9 @@ struct Answers {
     hits: Vec<Vec<Hit>>,
     fields: Vec<Option<String>>,
     rows: Vec<Option<Row>>,
+    /// What attributes say of rows, and which rows pass filters.
+    values: Vec<Option<Value>>,
+    passing: Vec<Vec<Row>>,
 }
 
 fn ask(vfs: &dyn Vfs, dir: &Path, store: Store, data: &Data) -> Result<Answers> {
@@ -42,7 +46,20 @@ fn ask(vfs: &dyn Vfs, dir: &Path, store: Store, data: &Data) -> Result<Answers> 
     }
     let fields = (0..ROWS as Row).step_by(7).map(|row| searcher.fields(row)).collect::<Result<_>>()?;
     let rows = (0..ROWS as u64 + 3).step_by(3).map(|key| searcher.index().row(key)).collect::<Result<_>>()?;
-    Ok(Answers { hits, fields, rows })
+    let columns = searcher.index().attributes().expect("records were given");
+    let names = ["n", "kind", "tags"];
+    let values = (0..ROWS as Row).flat_map(|row| names.map(|name| columns.value(name, row))).collect();
+    let filters = [
+        serde_json::json!({"must": [{"attribute": "n", "range": {"gte": 10, "lt": 40}}]}),
+        serde_json::json!({"should": [{"attribute": "tags", "match": "t1"}, {"attribute": "kind", "match": "k2"}]}),
+    ];
+    let passing = filters.into_iter().map(|filter| {
+        let filter: Filter = serde_json::from_value(filter).unwrap();
+        let mut rows = Vec::new();
+        columns.compile(&filter)?.rows(Kernels::detect(), ROWS, &mut rows);
+        Ok(rows)
+    });
+    Ok(Answers { hits, fields, rows, values, passing: passing.collect::<Result<_>>()? })
 }
 
 /// A small index with everything in it, and what it answers.
@@ -53,13 +70,17 @@ struct Fixture {
     healthy: Answers,
 }
 
+fn record(row: usize) -> String {
+    format!("{{\"n\":{row},\"kind\":\"k{}\",\"tags\":[\"t{}\",\"t{}\"]}}\n", row % 5, row % 3, row % 7)
+}
+
 impl Fixture {
     fn new() -> Fixture {
         let data = Data::clustered(ROWS, 6, 3);
         let (input, vfs, dir) = (tempfile::tempdir().unwrap(), MemoryVfs::new(), PathBuf::from("/index"));
         let mut spec = small(&data.write(input.path()), &dir);
         let records = input.path().join("records.jsonl");
-        std::fs::write(&records, (0..ROWS).map(|row| format!("{{\"n\":{row}}}\n")).collect::<String>()).unwrap();
+        std::fs::write(&records, (0..ROWS).map(record).collect::<String>()).unwrap();
         (spec.metric, spec.lists, spec.code_bytes) = (Metric::L2, Some(3), Some(4));
         (spec.attributes, spec.code_bits) = (Some(records), bigrain::simd::CodeBits::Four);
         build_on(&vfs, &spec, &Silent).unwrap();

@@ -145,12 +145,16 @@ fn the_number_of_threads_and_the_memory_change_no_byte() {
         let mut disk = OnDisk::new(&data);
         disk.spec.metric = Metric::L2;
         disk.spec.memory_limit = memory_limit;
+        let records = disk.folder.path().join("r.jsonl");
+        let record = |row: u64| format!("{{\"n\":{},\"tags\":[\"a{}\",\"b{}\"]}}\n", row * row, row % 7, row % 300);
+        std::fs::write(&records, (0..3_000).map(record).collect::<String>()).unwrap();
+        disk.spec.attributes = Some(records);
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
         pool.install(|| disk.build()).unwrap();
         files(&disk.spec.output)
     };
     let one = build_with(1, 1 << 30);
-    assert_eq!(one.len(), 5, "manifest, quantizer, codes, keys, dense: {:?}", one.keys());
+    assert_eq!(one.len(), 7, "manifest, quantizer, codes, keys, dense, fields, attributes: {:?}", one.keys());
     assert_eq!(build_with(3, 1 << 30), one);
     // Less memory means more buckets and smaller chunks, but trains on the same sample here.
     assert_eq!(build_with(2, 64 << 20), one);
@@ -205,6 +209,59 @@ fn keys_and_attributes_come_back() {
     assert_eq!(searcher.index().row(4).unwrap(), None);
     assert_eq!(searcher.vector(4).unwrap(), None);
     searcher.index().check(&Silent).unwrap();
+}
+
+/// Records in every form make the same columns, in the row order of the index.
+#[test]
+fn attributes_are_filtered_by_whatever_file_they_come_from() {
+    use bigrain::attributes::{AttributeType, Value, parse_declared};
+    let data = Data::clustered(500, 12, 6);
+    let mut disk = OnDisk::new(&data);
+    let brand = |row: usize| ["Acme", "Böhm, \"B\"", "2001"][row % 3];
+    let long = "l".repeat(70);
+    let json = |row: usize| serde_json::json!({"brand": brand(row), "price": row, "on": row % 4 == 0, "text": long});
+    let cell = |text: &str| format!("\"{}\"", text.replace('"', "\"\""));
+    let jsonl: String = (0..500).map(|row| json(row).to_string() + "\n").collect();
+    let line = |row: usize, brand: &str, by: char| format!("{brand}{by}{row}{by}{}{by}{long}\n", row % 4 == 0);
+    let tsv = "brand\tprice\ton\ttext\n".to_string() + &(0..500).map(|r| line(r, brand(r), '\t')).collect::<String>();
+    let csv =
+        "brand,price,on,text\n".to_string() + &(0..500).map(|r| line(r, &cell(brand(r)), ',')).collect::<String>();
+    let mut made = Vec::new();
+    for (name, text) in [("r.jsonl", jsonl), ("r.tsv", tsv), ("r.csv", csv)] {
+        let path = disk.folder.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        disk.spec.attributes = Some(path);
+        let report = disk.build().unwrap();
+        let kinds: Vec<_> = report.attributes.iter().map(|a| (a.name.as_str(), a.kind)).collect();
+        let (boolean, integer, keyword) = (AttributeType::Boolean, AttributeType::Integer, AttributeType::Keyword);
+        let due = [("brand", Some(keyword)), ("on", Some(boolean)), ("price", Some(integer)), ("text", None)];
+        assert_eq!(kinds, due, "{name}");
+        let searcher = disk.open().unwrap();
+        let columns = searcher.index().attributes().unwrap().clone();
+        let filter = serde_json::json!({"must": [{"attribute": "brand", "match": "2001"}, {"attribute": "price", "range": {"lt": 100}}]});
+        let predicate = columns.compile(&serde_json::from_value(filter).unwrap()).unwrap();
+        let mut rows = Vec::new();
+        assert!(predicate.rows(Kernels::detect(), 500, &mut rows));
+        assert_eq!(rows.len(), 33);
+        for row in 0..500 {
+            let record: serde_json::Value = serde_json::from_str(&searcher.fields(row).unwrap().unwrap()).unwrap();
+            let given = record["price"].as_u64().unwrap() as usize;
+            assert_eq!(record, json(given));
+            assert_eq!(columns.value("brand", row), Some(Value::Keyword(brand(given).into())));
+            assert_eq!(rows.contains(&row), brand(given) == "2001" && given < 100);
+        }
+        assert!(searcher.index().memory_bytes() > columns.memory_bytes() as u64);
+        searcher.index().check(&Silent).unwrap();
+        let files = files(&disk.spec.output);
+        made.push(files.into_iter().find(|(name, _)| name.ends_with("attributes.bg")).unwrap().1[4096..].to_vec());
+    }
+    assert!(made.windows(2).all(|pair| pair[0] == pair[1]), "the columns do not depend on the form of the records");
+    disk.spec.attribute_types = parse_declared("brand:text,price:float").unwrap();
+    let report = disk.build().unwrap();
+    assert_eq!(report.attributes[0].reason.as_deref(), Some("declared"));
+    let searcher = disk.open().unwrap();
+    let columns = searcher.index().attributes().unwrap();
+    assert_eq!((columns.column("brand").is_none(), columns.schema().kind("price")), (true, Some(AttributeType::Float)));
 }
 
 #[test]

@@ -7,7 +7,8 @@ use index_tools::{out, outln};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use bigrain::build::{BuildReport, BuildSpec, Plan, build, plan};
+use bigrain::attributes::parse_declared;
+use bigrain::build::{AttributeReport, BuildReport, BuildSpec, Plan, build, plan};
 use bigrain::calibrate::{calibrate_index, open_queries};
 use bigrain::dataset::VectorFile;
 use bigrain::error::Result;
@@ -52,9 +53,13 @@ struct Arguments {
     /// One key a line, an integer from 0 to 2^64 - 1 [default: the row number]
     #[arg(long, value_name = "FILE")]
     keys: Option<PathBuf>,
-    /// One record a row, returned with hits: .jsonl, or .tsv with a header line
+    /// One record a row, returned with hits and filtered by: .jsonl, .tsv or .csv with a header line, or .parquet
     #[arg(long, value_name = "FILE")]
     attributes: Option<PathBuf>,
+    /// Types of some attributes (keyword, integer, float, boolean, keywords for a set, text for what is only returned); the
+    /// others are inferred
+    #[arg(long, value_name = "NAME:TYPE,...", requires = "attributes")]
+    attribute_types: Option<String>,
     /// Column of a .parquet input [default: its only list column]
     #[arg(long, value_name = "NAME")]
     column: Option<String>,
@@ -88,6 +93,7 @@ fn run(arguments: Arguments) -> Result<(), Failure> {
     let mut spec = BuildSpec {
         keys: arguments.keys,
         attributes: arguments.attributes,
+        attribute_types: parse_declared(arguments.attribute_types.as_deref().unwrap_or_default())?,
         column: arguments.column,
         quantizer: arguments.quantizer,
         ..BuildSpec::new(arguments.input, arguments.output)
@@ -204,7 +210,30 @@ fn describe_report(report: &BuildReport, spec: &BuildSpec) -> String {
             vec![phase.name.to_string(), grouped(phase.rows), format!("{:.2}", phase.seconds), grouped(rate as u64)]
         })
         .collect();
-    format!("{facts}\n{}", columns(&["phase", "rows", "seconds", "rows/s"], &phases))
+    let attributes = describe_attributes(&report.attributes);
+    format!("{facts}\n{attributes}{}", columns(&["phase", "rows", "seconds", "rows/s"], &phases))
+}
+
+/// What can be filtered by, and what cannot and why.
+fn describe_attributes(attributes: &[AttributeReport]) -> String {
+    let rows: Vec<Vec<String>> = attributes
+        .iter()
+        .map(|attribute| {
+            let number = |number: Option<usize>| number.map_or(String::new(), |number| grouped(number as u64));
+            let note = attribute.reason.as_ref().map_or(String::new(), |reason| format!("not filterable: {reason}"));
+            vec![
+                attribute.name.clone(),
+                attribute.kind.map_or("text".into(), |kind| kind.to_string()),
+                number(attribute.bytes_per_row),
+                number(attribute.distinct),
+                note,
+            ]
+        })
+        .collect();
+    match rows.is_empty() {
+        true => String::new(),
+        false => format!("{}\n", columns(&["attribute", "type", "bytes/row", "distinct", ""], &rows)),
+    }
 }
 
 fn codes(bytes: usize, bits: u8, opq: bool) -> String {

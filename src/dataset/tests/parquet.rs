@@ -140,3 +140,79 @@ fn every_damaged_byte_is_an_error_or_another_value() {
     });
     assert!(refused.count() > good.len() / 2, "most damage is noticed");
 }
+
+/// All records of a file.
+fn records(path: &Path, rows: u64) -> Result<Vec<String>> {
+    let mut file = FieldFile::open(path, rows)?;
+    (0..rows)
+        .map(|_| {
+            let mut record = String::new();
+            file.read(&mut record).map(|()| record)
+        })
+        .collect()
+}
+
+#[test]
+fn records_are_the_columns_of_scalars_and_strings() {
+    use arrow_array::{
+        BooleanArray, Float32Array, Float64Array, LargeStringArray, TimestampMillisecondArray, UInt64Array,
+    };
+    let folder = folder();
+    let mut tags = ListBuilder::new(StringBuilder::new());
+    tags.append_value([Some("a"), Some("b \"c\"")]);
+    tags.append_null();
+    tags.append_value(Vec::<Option<&str>>::new());
+    let columns: Vec<(&str, ArrayRef)> = vec![
+        ("vector", lists(&full(&[1.0, 2.0, 3.0], 1))),
+        ("n", Arc::new(Int64Array::from(vec![Some(-5), None, Some(7)]))),
+        ("u", Arc::new(UInt64Array::from(vec![u64::MAX, 0, 1]))),
+        ("x", Arc::new(Float32Array::from(vec![0.1, f32::NAN, 3.0]))),
+        ("y", Arc::new(Float64Array::from(vec![1e300, 2.0, 0.25]))),
+        ("b", Arc::new(BooleanArray::from(vec![true, false, true]))),
+        ("s", Arc::new(LargeStringArray::from(vec!["q\"", "", "z"]))),
+        ("at", Arc::new(TimestampMillisecondArray::from(vec![1, 2, 3]))),
+        ("tags", Arc::new(tags.finish())),
+    ];
+    let path = write(&folder, "a.parquet", &file(columns, 2));
+    let due = [
+        r#"{"n":-5,"u":18446744073709551615,"x":0.1,"y":1e300,"b":true,"s":"q\"","at":1,"tags":["a","b \"c\""]}"#,
+        r#"{"n":null,"u":0,"x":null,"y":2.0,"b":false,"s":"","at":2,"tags":null}"#,
+        r#"{"n":7,"u":1,"x":3.0,"y":0.25,"b":true,"s":"z","at":3,"tags":[]}"#,
+    ];
+    assert_eq!(records(&path, 3).unwrap(), due);
+    let opened = FieldFile::open(&path, 3).unwrap();
+    assert_eq!((opened.left_out(), opened.is_table()), (&["vector".to_string()][..], false));
+    refused(FieldFile::open(&path, 4), &["3 lines for 4 vectors"]);
+    let mut all = FieldFile::open(&path, 3).unwrap();
+    let mut record = String::new();
+    (0..3).for_each(|_| all.read(&mut record).unwrap());
+    refused(all.read(&mut record), &["row 3", "fewer rows"]);
+}
+
+#[test]
+fn bad_records_of_a_parquet_file_are_named() {
+    let folder = folder();
+    let infinite: ArrayRef = Arc::new(arrow_array::Float64Array::from(vec![1.0, f64::INFINITY]));
+    let path = write(&folder, "a.parquet", &file(vec![("x", infinite)], 2));
+    refused(records(&path, 2), &["row 1", "\"x\"", "inf"]);
+    let mut holed = ListBuilder::new(StringBuilder::new());
+    holed.append_value([Some("a"), None]);
+    let path = write(&folder, "b.parquet", &file(vec![("t", Arc::new(holed.finish()) as ArrayRef)], 1));
+    refused(records(&path, 1), &["row 0", "\"t\"", "position 1", "null"]);
+    refused(records(&write(&folder, "c.parquet", b"PAR1"), 1), &["c.parquet", "not a readable Parquet file"]);
+}
+
+#[test]
+fn changed_bytes_of_records_never_panic() {
+    let folder = folder();
+    let words: ArrayRef =
+        Arc::new(arrow_array::StringArray::from((0..50).map(|i| format!("word {i}")).collect::<Vec<_>>()));
+    let bytes = file(vec![("n", Arc::new(Int64Array::from_iter_values(0..50)) as ArrayRef), ("w", words)], 20);
+    (0..bytes.len()).into_par_iter().for_each(|at| {
+        let mut bad = bytes.clone();
+        bad[at] ^= 1 << (at % 8);
+        // Some changes go unnoticed: the file has no checksums. None may end the program.
+        let _ = records(&write(&folder, &format!("{at}.parquet"), &bad), 50);
+        std::fs::remove_file(folder.path().join(format!("{at}.parquet"))).unwrap();
+    });
+}

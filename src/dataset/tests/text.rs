@@ -174,5 +174,45 @@ fn tables_become_objects() {
     refused(records(&write(&folder, "c.tsv", b"a\ta\n1\t2\n"), 1), &["line 1", "\"a\"", "repeated"]);
     refused(records(&write(&folder, "d.tsv", b"a\t\n1\t2\n"), 1), &["line 1", "empty"]);
     refused(records(&write(&folder, "e.tsv", b""), 1), &["line 1", "header"]);
-    refused(records(&write(&folder, "f.csv", b"a,b\n"), 1), &["f.csv", ".tsv"]);
+    refused(records(&write(&folder, "f.txt", b"a,b\n"), 1), &["f.txt", ".csv"]);
+}
+
+#[test]
+fn comma_separated_records_are_read_with_their_quotes() {
+    let folder = folder();
+    let text = "\u{feff}name,price,sku,on\r\n\"A, \"\"B\"\"\",1.50,007,true\r\n\"two\nlines\",,\" x\",no";
+    let path = write(&folder, "a.csv", text.as_bytes());
+    let due = [
+        r#"{"name":"A, \"B\"","price":1.50,"sku":"007","on":true}"#,
+        r#"{"name":"two\nlines","price":null,"sku":" x","on":"no"}"#,
+    ];
+    assert_eq!(records(&path, 2).unwrap(), due);
+    refused(records(&path, 3), &["2 lines for 3 vectors"]);
+    refused(records(&write(&folder, "b.csv", b"a,b\n1,2\n1\n"), 2), &["line 3", "1 cells", "header has 2"]);
+    refused(records(&write(&folder, "c.csv", b"a,a\n1,2\n"), 1), &["line 1", "\"a\"", "repeated"]);
+    refused(records(&write(&folder, "d.csv", b""), 0), &["line 1", "header"]);
+    refused(records(&write(&folder, "e.csv", b"a\n\xff\n"), 1), &["line 2", "UTF-8"]);
+    let open_quote = ["a,b\n1,\"".as_bytes(), &vec![b'x'; 17 << 20], b"\n"].concat();
+    refused(records(&write(&folder, "f.csv", &open_quote), 1), &["longer than", "quotation mark"]);
+}
+
+#[test]
+fn cells_are_read_as_those_who_know_say() {
+    let folder = folder();
+    for (name, text) in
+        [("a.tsv", "a\tb\tc\n1\t[\"x\"]\ttrue\n2\tx\t\n"), ("a.csv", "a,b,c\n1,\"[\"\"x\"\"]\",true\n2,x,\n")]
+    {
+        let path = write(&folder, name, text.as_bytes());
+        let how = [("a", Cells::Strings), ("b", Cells::Lists), ("none", Cells::Strings)];
+        let mut file = FieldFile::open(&path, 2).unwrap();
+        assert!(file.is_table());
+        file.set_cells(&how.map(|(name, how)| (name.to_string(), how)).into());
+        let mut read = || {
+            let mut out = String::new();
+            file.read(&mut out).map(|()| out)
+        };
+        assert_eq!(read().unwrap(), r#"{"a":"1","b":["x"],"c":true}"#, "{name}");
+        assert_eq!(read().unwrap(), r#"{"a":"2","b":"x","c":null}"#, "{name}");
+        refused(read(), &["ends here"]);
+    }
 }

@@ -83,18 +83,18 @@ fn the_best_of_the_delta_are_found_in_order_with_ties_by_key() {
     let snapshot = live.snapshot();
     let kernels = snapshot.base().kernels();
     let (mut all, mut some) = (Vec::new(), Vec::new());
-    snapshot.search_delta(kernels, &same, usize::MAX, &mut |_| true, &mut all).unwrap();
+    snapshot.search_delta(kernels, &same, usize::MAX, None, &mut |_| true, &mut all).unwrap();
     assert_eq!(all.len(), 656);
     let keys: Vec<Key> = all[..6].iter().map(|&(_, place)| snapshot.delta_row(place).unwrap().key()).collect();
     assert_eq!(keys, [1, 3, 4, 6, 7, 5_000]);
     for n in [0, 1, 2, 3, 31, 32, 33, 100, 655, 656, 657] {
-        snapshot.search_delta(kernels, &same, n, &mut |_| true, &mut some).unwrap();
+        snapshot.search_delta(kernels, &same, n, None, &mut |_| true, &mut some).unwrap();
         assert_eq!(some, all[..n.min(656)], "{n}");
-        snapshot.search_delta(kernels, &same, n, &mut |place| place % 3 == 0, &mut some).unwrap();
+        snapshot.search_delta(kernels, &same, n, None, &mut |place| place % 3 == 0, &mut some).unwrap();
         let allowed: Vec<_> = all.iter().copied().filter(|&(_, place)| place % 3 == 0).take(n).collect();
         assert_eq!(some, allowed, "{n}");
     }
-    assert!(snapshot.search_delta(kernels, &[1.0], 1, &mut |_| true, &mut some).is_err());
+    assert!(snapshot.search_delta(kernels, &[1.0], 1, None, &mut |_| true, &mut some).is_err());
 }
 
 #[test]

@@ -100,7 +100,7 @@ pub(super) fn search(live: &Live, query: &[f32]) -> Vec<(Key, f32)> {
     base.search(query, &params, &mut base.scratch(), &mut hits).unwrap();
     let alive = hits.iter().filter(|hit| !snapshot.is_dead(hit.row));
     let mut all: Vec<(Key, f32)> = alive.map(|hit| (hit.key, hit.score)).collect();
-    snapshot.search_delta(base.kernels(), query, usize::MAX, &mut |_| true, &mut found).unwrap();
+    snapshot.search_delta(base.kernels(), query, usize::MAX, None, &mut |_| true, &mut found).unwrap();
     all.extend(found.iter().map(|&(score, place)| (snapshot.delta_row(place).unwrap().key(), score)));
     sort(&mut all);
     all

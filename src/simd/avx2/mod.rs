@@ -3,6 +3,7 @@
 //! As there, kernels are safe functions with `#[target_feature]`, and what keeps a pointer in bounds is asserted at the
 //! top of the function that uses it.
 
+mod between;
 mod codewords;
 mod dense;
 mod rows;
@@ -43,6 +44,10 @@ pub(super) static KERNELS: Kernels = Kernels {
     ranges: entry!(codewords::ranges(values, low, high)),
     nearest: entry!(codewords::nearest(x, codewords, half_norms)),
     quantize_u8: entry!(codewords::quantize_u8(x, min, inv_step, out)),
+    between_u8: entry!(between::between_u8(ordinals, low, high, words)),
+    between_u16: entry!(between::between_u16(ordinals, low, high, words)),
+    between_u32: entry!(between::between_u32(ordinals, low, high, words)),
+    between_u64: entry!(between::between_u64(ordinals, low, high, words)),
 };
 
 /// Where survivors go: the two output slices of a scan, and how many have been written.

@@ -3,6 +3,7 @@
 //! Every kernel is a safe function with `#[target_feature]`; pointers are used only where a checked slice would cost a
 //! branch in an inner loop, and what keeps them in bounds is asserted at the top of the same function.
 
+mod between;
 mod codewords;
 mod dense;
 mod rows;
@@ -50,6 +51,10 @@ pub(super) static KERNELS: Kernels = Kernels {
     ranges: entry!(codewords::ranges(values, low, high)),
     nearest: entry!(codewords::nearest(x, codewords, half_norms)),
     quantize_u8: entry!(codewords::quantize_u8(x, min, inv_step, out)),
+    between_u8: entry!(between::between_u8(ordinals, low, high, words)),
+    between_u16: entry!(between::between_u16(ordinals, low, high, words)),
+    between_u32: entry!(between::between_u32(ordinals, low, high, words)),
+    between_u64: entry!(between::between_u64(ordinals, low, high, words)),
 };
 
 /// A mask of the first `count` (at most 16) lanes.
