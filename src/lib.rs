@@ -36,6 +36,7 @@
 //! | [`eval`] | exact answers, recall, speed, likeness of made vectors |
 //! | [`calibrate`] | which effort reaches which recall, from sample queries |
 //! | [`learn`] | the stages of training, from labelled pairs to a learned quantizer |
+//! | [`live`] | upserts and deletes over an index: journal, delta, tombstones, compaction |
 //! | [`ads`] | the control table: who may show an ad now, and for how much |
 //! | `server` | HTTP, and what surrounds a request: keys, admission, TLS, traces, status (feature `server`) |
 //!
@@ -83,6 +84,7 @@ pub mod index;
 pub mod journal;
 pub mod learn;
 pub mod linalg;
+pub mod live;
 pub mod quantizer;
 pub mod sample;
 pub mod search;

@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The modules of the library, bottom to top: a module may use only those before it (`src/lib.rs` says why).
-const LAYERS: [&str; 26] = [
+const LAYERS: [&str; 27] = [
     "error",
     "types",
     "simd",
@@ -29,6 +29,7 @@ const LAYERS: [&str; 26] = [
     "eval",
     "calibrate",
     "learn",
+    "live",
     "ads",
     "server",
     "cli",

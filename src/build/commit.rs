@@ -18,7 +18,7 @@ const WORK: &str = ".build";
 const NEW_MANIFEST: &str = "manifest.json.writing";
 
 /// A version in the making.
-pub(super) struct Commit<'v> {
+pub(crate) struct Commit<'v> {
     vfs: &'v dyn Vfs,
     dir: PathBuf,
     files: PathBuf,
@@ -33,7 +33,7 @@ impl<'v> Commit<'v> {
     ///
     /// # Errors
     /// `InvalidParams` if the directory holds other things than an index, or another build is at work in it.
-    pub(super) fn begin(vfs: &'v dyn Vfs, dir: &Path) -> Result<Commit<'v>> {
+    pub(crate) fn begin(vfs: &'v dyn Vfs, dir: &Path) -> Result<Commit<'v>> {
         create_dir_durably(vfs, dir)?;
         let lock = lock_dir(dir, "output", "another build is at work in")?;
         check_ours(vfs, dir)?;
@@ -45,18 +45,18 @@ impl<'v> Commit<'v> {
     }
 
     /// Folder for the files of the version.
-    pub(super) fn folder(&self) -> &Path {
+    pub(crate) fn folder(&self) -> &Path {
         &self.files
     }
 
     /// Folder for temporary files.
-    pub(super) fn temporary(&self) -> &Path {
+    pub(crate) fn temporary(&self) -> &Path {
         &self.spill
     }
 
     /// The name that the folder will have: `v-` and eight digits of the id; with a number where the same index is built
     /// over itself.
-    pub(super) fn folder_name(&self, index_id: &[u8; 16]) -> Result<String> {
+    pub(crate) fn folder_name(&self, index_id: &[u8; 16]) -> Result<String> {
         let base = format!("v-{}", hex(&index_id[..4]));
         let mut name = base.clone();
         let mut number = 2;
@@ -68,7 +68,7 @@ impl<'v> Commit<'v> {
     }
 
     /// Makes the folder the current version.
-    pub(super) fn finish(mut self, manifest: &Manifest) -> Result<()> {
+    pub(crate) fn finish(mut self, manifest: &Manifest) -> Result<()> {
         let Commit { vfs, dir, files, .. } = &self;
         vfs.sync_dir(files)?;
         vfs.rename(files, &dir.join(&manifest.folder))?;

@@ -26,8 +26,12 @@ mod spill;
 mod write;
 
 pub use attributes::AttributeReport;
+pub(crate) use commit::Commit;
+pub(crate) use passes::NewRow;
 pub use plan::{Plan, auto_bytes, auto_lists};
+pub(crate) use source::{MAX_NORM, prepare_row};
 pub use spec::{BuildReport, BuildSpec, OnBad, Phase};
+pub(crate) use write::{Output, Written};
 
 use ndarray::ArrayView2;
 use std::path::PathBuf;
@@ -43,9 +47,7 @@ use crate::quantizer::Quantizer;
 use crate::train::{QuantizerSpec, Watch, train_quantizer};
 use crate::vfs::{RealVfs, Vfs};
 use attributes::Surveyed;
-use commit::Commit;
 use passes::{Assigned, Buckets, Passes, SpillFormat};
-use write::Output;
 
 /// Plans the build of `spec` without doing it: reads only the header of the input.
 pub fn plan(spec: &BuildSpec) -> Result<Plan> {
@@ -114,6 +116,7 @@ pub fn build_on(vfs: &dyn Vfs, spec: &BuildSpec, watch: &dyn Watch) -> Result<Bu
         dense: spec.dense,
         default_nprobe: plan.default_nprobe(),
         calibration: Vec::new(),
+        live: None,
         build: Provenance {
             bigrain: env!("CARGO_PKG_VERSION").into(),
             seed: spec.seed,

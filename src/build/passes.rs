@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use super::plan::Plan;
-use super::source::{Chunk, Companions, Source, as_matrix, prepare};
+use super::source::{Chunk, Companions, MAX_NORM, Source, as_matrix, prepare};
 use super::spec::BuildSpec;
 use super::spill::{Spill, SpillReader};
 use crate::dataset::{Cells, VectorFile};
@@ -25,8 +25,6 @@ const SKIPPED: ListId = ListId::MAX;
 /// Rows of a unit of parallel work. Chunks are whole blocks, so that what is computed together, and with it every
 /// rounding, does not depend on the size of chunks.
 pub(super) const BLOCK: usize = 256;
-/// The largest norm that a head may give a row: beyond it, scores would overflow.
-const MAX_NORM: f32 = 1e15;
 /// Name of the file that holds each row's list between the passes.
 const LISTS_FILE: &str = "lists";
 
@@ -188,13 +186,13 @@ pub(super) struct SpillFormat {
     layout: RecordLayout,
 }
 
-/// A row read back from the shuffle.
-pub(super) struct SpillRow<'a> {
-    pub(super) list: ListId,
-    pub(super) term: f32,
-    pub(super) code: &'a [u8],
-    pub(super) record: &'a [u8],
-    pub(super) fields: &'a [u8],
+/// A row on its way into the files of a version.
+pub(crate) struct NewRow<'a> {
+    pub(crate) list: ListId,
+    pub(crate) term: f32,
+    pub(crate) code: &'a [u8],
+    pub(crate) record: &'a [u8],
+    pub(crate) fields: &'a [u8],
 }
 
 impl SpillFormat {
@@ -224,10 +222,10 @@ impl SpillFormat {
     }
 
     /// The row at the front of `bytes`, which [`SpillFormat::row_len`] has measured.
-    pub(super) fn row<'a>(&self, bytes: &'a [u8]) -> SpillRow<'a> {
+    pub(super) fn row<'a>(&self, bytes: &'a [u8]) -> NewRow<'a> {
         let (fixed, fields) = bytes.split_at(self.fixed);
         let (code, record) = fixed[8..].split_at(self.code);
-        SpillRow {
+        NewRow {
             list: bytemuck::pod_read_unaligned(&fixed[..4]),
             term: bytemuck::pod_read_unaligned(&fixed[4..8]),
             code,

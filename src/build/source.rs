@@ -11,8 +11,8 @@ use crate::linalg::{norm2, normalise};
 use crate::sample::sample_rows;
 use crate::types::{Key, Metric};
 
-/// The largest norm a row may have: beyond it, scores would overflow.
-const MAX_NORM: f32 = 1e15;
+/// The largest norm that a row may have, or be given by a head: beyond it, scores would overflow.
+pub(crate) const MAX_NORM: f32 = 1e15;
 /// Sampled rows with fewer rows than this between them are read together.
 const SAMPLE_GAP: u64 = 16;
 /// Rows of a unit of parallel checking.
@@ -100,7 +100,11 @@ pub(super) fn prepare(spec: &BuildSpec, chunk: &mut Chunk, dim: usize, good: &mu
     }
 }
 
-fn prepare_row(row: &mut [f32], metric: Metric) -> std::result::Result<(), String> {
+/// Makes one row ready for the index: normalised under cosine.
+///
+/// # Errors
+/// Why it cannot be indexed.
+pub(crate) fn prepare_row(row: &mut [f32], metric: Metric) -> std::result::Result<(), String> {
     check_row(row).map_err(|bad| bad.to_string())?;
     let norm = norm2(row).sqrt();
     if norm > MAX_NORM || norm.is_nan() {

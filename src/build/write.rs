@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::attributes::parse_object;
-use super::passes::{Buckets, SpillFormat};
+use super::passes::{Buckets, NewRow, SpillFormat};
 use super::spill::{Spill, SpillReader};
 use crate::attributes::{ColumnsWriter, Layout, parse_record};
 use crate::codes::CodesWriter;
@@ -17,38 +17,38 @@ use crate::types::{Key, Row};
 use crate::vfs::Vfs;
 
 /// What is needed to write the files.
-pub(super) struct Output<'a> {
-    pub(super) vfs: &'a dyn Vfs,
+pub(crate) struct Output<'a> {
+    pub(crate) vfs: &'a dyn Vfs,
     /// Folder of the version's files.
-    pub(super) folder: &'a Path,
+    pub(crate) folder: &'a Path,
     /// Folder of temporary files.
-    pub(super) temporary: &'a Path,
-    pub(super) index_id: [u8; 16],
-    pub(super) shape: CodeShape,
-    pub(super) terms: bool,
-    pub(super) layout: RecordLayout,
+    pub(crate) temporary: &'a Path,
+    pub(crate) index_id: [u8; 16],
+    pub(crate) shape: CodeShape,
+    pub(crate) terms: bool,
+    pub(crate) layout: RecordLayout,
     /// Of the records, if there are any.
-    pub(super) layout_of_attributes: Option<&'a Layout>,
+    pub(crate) layout_of_attributes: Option<&'a Layout>,
     /// Where the records came from, for messages.
-    pub(super) attributes_path: &'a Path,
-    pub(super) watch: &'a dyn Watch,
+    pub(crate) attributes_path: &'a Path,
+    pub(crate) watch: &'a dyn Watch,
     /// Bytes that the sorting of keys, and of sets of keywords, may take.
-    pub(super) key_budget: u64,
+    pub(crate) key_budget: u64,
     /// Where the user's keys came from, for messages.
-    pub(super) keys_path: &'a Path,
+    pub(crate) keys_path: &'a Path,
 }
 
 /// The files written from rows.
-pub(super) struct Written {
-    pub(super) codes: FileEntry,
-    pub(super) dense: Vec<FileEntry>,
-    pub(super) fields: Option<FileEntry>,
-    pub(super) attributes: Option<FileEntry>,
-    pub(super) keys: FileEntry,
+pub(crate) struct Written {
+    pub(crate) codes: FileEntry,
+    pub(crate) dense: Vec<FileEntry>,
+    pub(crate) fields: Option<FileEntry>,
+    pub(crate) attributes: Option<FileEntry>,
+    pub(crate) keys: FileEntry,
 }
 
 /// The files being written, and the row that comes next.
-struct Writers<'a> {
+pub(crate) struct Writers<'a> {
     output: &'a Output<'a>,
     codes: CodesWriter,
     dense: DenseWriter<'a>,
@@ -81,7 +81,8 @@ impl Output<'_> {
             let mut rows = places.iter().peekable();
             for list in buckets.lists(bucket) {
                 while let Some(&&(_, at)) = rows.peek().filter(|place| place.0 as usize == list) {
-                    writers.push_row(format, &bytes[at..])?;
+                    let row = &bytes[at..];
+                    writers.push_row(&format.row(&row[..format.row_len(row).expect("measured before")]))?;
                     rows.next();
                 }
                 writers.end_list()?;
@@ -91,7 +92,8 @@ impl Output<'_> {
         writers.finish()
     }
 
-    fn writers(&self, rows: u64) -> Result<Writers<'_>> {
+    /// The files of a version of `rows`, open at its first list.
+    pub(crate) fn writers(&self, rows: u64) -> Result<Writers<'_>> {
         let path = |name: &str| self.folder.join(name);
         let key_buckets = (rows * 32).div_ceil(self.key_budget).max(1);
         let layout = self.layout_of_attributes;
@@ -125,9 +127,8 @@ fn sort_by_list(format: &SpillFormat, bytes: &[u8], places: &mut Vec<(u32, usize
 }
 
 impl Writers<'_> {
-    fn push_row(&mut self, format: &SpillFormat, bytes: &[u8]) -> Result<()> {
-        let length = format.row_len(bytes).expect("measured before");
-        let row = format.row(&bytes[..length]);
+    /// Appends the next row of the open list.
+    pub(crate) fn push_row(&mut self, row: &NewRow<'_>) -> Result<()> {
         self.list_codes.extend_from_slice(row.code);
         if self.output.terms {
             self.list_terms.push(row.term);
@@ -151,14 +152,16 @@ impl Writers<'_> {
         Ok(())
     }
 
-    fn end_list(&mut self) -> Result<()> {
+    /// Ends the open list; the next one is open.
+    pub(crate) fn end_list(&mut self) -> Result<()> {
         self.codes.push_list(&self.list_codes, &self.list_terms)?;
         self.list_codes.clear();
         self.list_terms.clear();
         Ok(())
     }
 
-    fn finish(self) -> Result<Written> {
+    /// Completes the files, after the last list.
+    pub(crate) fn finish(self) -> Result<Written> {
         let codes = self.codes.finish()?;
         let dense = self.dense.finish()?;
         let fields = self.fields.map(FieldsWriter::finish).transpose()?;

@@ -165,6 +165,15 @@ impl RecordLayout {
         Ok(())
     }
 
+    /// The record in `words`, made by [`RecordLayout::encode`] and not from a file: its checksum is not verified.
+    ///
+    /// # Panics
+    /// If `words` are not the bytes of one record.
+    pub fn record<'a>(&'a self, words: &'a [u32]) -> RecordRef<'a> {
+        assert_eq!(words.len() * 4, self.stride, "one record");
+        RecordRef::new(self, bytemuck::cast_slice(words))
+    }
+
     /// The key within a record's bytes.
     pub fn key_of(&self, record: &[u8]) -> Key {
         let at = self.stride - 12;
@@ -205,6 +214,16 @@ impl<'a> RecordRef<'a> {
     /// The caller's key.
     pub fn key(&self) -> Key {
         self.layout.key_of(self.bytes)
+    }
+
+    /// Elements of the vector.
+    pub fn dim(&self) -> usize {
+        self.layout.dim
+    }
+
+    /// Its bytes, as they are in a shard.
+    pub fn bytes(&self) -> &'a [u8] {
+        self.bytes
     }
 
     fn scale(&self) -> f32 {

@@ -103,6 +103,13 @@ impl Fields {
         self.block(row)?.text(row).map(String::from).map_err(|reason| self.wrong(row, reason))
     }
 
+    /// The JSON objects of the rows that are kept together with `row`, and the first of these rows.
+    pub(crate) fn neighbours(&self, row: Row) -> Result<(Row, Vec<String>)> {
+        let (first, block) = (row - row % ROWS as Row, self.block(row)?);
+        let text = |row| block.text(row).map(String::from).map_err(|reason| self.wrong(row, reason));
+        Ok((first, (first..first + ROWS as Row).map(text).collect::<Result<_>>()?))
+    }
+
     fn wrong(&self, row: Row, reason: &str) -> Error {
         Error::corrupt(&self.path, "BLOB", format!("row {row}: {reason}"))
     }
@@ -171,6 +178,10 @@ mod tests {
             writer.finish().unwrap();
             let fields = Fields::open(&vfs, path, &[1; 16], u64::from(n)).unwrap();
             (0..n).for_each(|i| assert_eq!(fields.get(i).unwrap(), text(i)));
+            for i in 0..n {
+                let (first, texts) = fields.neighbours(i).unwrap();
+                assert_eq!(texts[(i - first) as usize], text(i));
+            }
             let mut checked = 0;
             let mut each = |row, found: &str| {
                 checked += 1;

@@ -65,10 +65,23 @@ pub struct Manifest {
     /// What reaches which recall, for each number of hits that sample queries were given for.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub calibration: Vec<Calibration>,
+    /// The live changes that it includes; none where it was built from files.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub live: Option<Included>,
     /// How it was built.
     pub build: Provenance,
     /// The files.
     pub files: Files,
+}
+
+/// Which changes of which journal an index includes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Included {
+    /// The journal's id ([`crate::journal::Journal::id`]).
+    pub journal: String,
+    /// All its records up to this number.
+    pub seq: u64,
 }
 
 /// How an index was built, for people.
@@ -259,6 +272,7 @@ mod tests {
             dense: Element::F32,
             default_nprobe: 1,
             calibration: Vec::new(),
+            live: Some(Included { journal: "ff".into(), seq: 9 }),
             build: Provenance {
                 bigrain: "0".into(),
                 seed: 1,
@@ -287,8 +301,8 @@ mod tests {
     }
 
     #[test]
-    fn a_manifest_from_before_there_were_heads_is_read() {
-        let new = Manifest { dense_dim: 4, heads: Vec::new(), router: false, ..manifest() };
+    fn a_manifest_from_before_there_were_heads_and_changes_is_read() {
+        let new = Manifest { dense_dim: 4, heads: Vec::new(), router: false, live: None, ..manifest() };
         let mut fields: serde_json::Map<String, serde_json::Value> =
             serde_json::from_value(serde_json::to_value(&new).unwrap()).unwrap();
         for name in ["dense_dim", "heads", "router"] {

@@ -21,7 +21,7 @@ pub use crate::dense::OpenOptions;
 pub use calibration::{Calibration, Effort, Goal, Prefix};
 pub(crate) use fields::FieldsWriter;
 pub(crate) use keys::{KeysWriter, mix};
-pub use manifest::{Files, MANIFEST, Manifest, Provenance};
+pub use manifest::{Files, Included, MANIFEST, Manifest, Provenance};
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -136,6 +136,11 @@ impl Index {
     /// The fields of `row` as a JSON object, if the index was given any.
     pub fn fields(&self, row: Row) -> Result<Option<String>> {
         self.fields.as_ref().map(|fields| fields.get(row)).transpose()
+    }
+
+    /// The fields of `row` and its neighbours, and which row is the first of them; for those who read all rows in order.
+    pub(crate) fn fields_near(&self, row: Row) -> Result<Option<(Row, Vec<String>)>> {
+        self.fields.as_ref().map(|fields| fields.neighbours(row)).transpose()
     }
 
     /// The columns of attributes that are filtered by, if the index was given any records.

@@ -127,38 +127,41 @@ impl LogFile {
         self.find_record(0, next, next - 1).is_none()
     }
 
-    /// Replays the records from number `next` on, up to the one that the file `after` this begins with; where they end.
+    /// Hands on the records from number `next` up to, but not including, `until`, or to the first that is not readable; where
+    /// they end. `next` is then the number of the record that would follow.
     ///
     /// # Errors
-    /// `Corrupt` where a record is missing that was durable.
+    /// Those of `each`.
     pub(super) fn replay(
         &self,
         next: &mut u64,
-        after: Option<u64>,
-        replay: &mut dyn FnMut(u64, &[u8]) -> Result<()>,
-    ) -> Result<u64> {
+        until: u64,
+        each: &mut dyn FnMut(u64, &[u8]) -> Result<()>,
+    ) -> Result<usize> {
         let mut at = HEADER;
-        while after != Some(*next) {
+        while *next < until {
             let record = peek(&self.bytes, at).filter(|r| r.seq == *next && is_whole(&self.bytes, at, r));
             let Some(record) = record else { break };
-            replay(record.seq, &self.bytes[record.payload.clone()])?;
+            each(record.seq, &self.bytes[record.payload.clone()])?;
             at = record.payload.end;
             *next += 1;
         }
-        if let Some(after) = after.filter(|&after| after != *next) {
-            return Err(
-                self.damaged(at, &format!("record {next} is not readable, and the next file begins with {after}"))
-            );
+        Ok(at)
+    }
+
+    /// Refuses records that end at offset `at` before number `until`, which is known to follow them.
+    pub(super) fn check_reached(&self, at: usize, next: u64, until: u64) -> Result<()> {
+        if next == until {
+            return Ok(());
         }
-        // A later file says that all before it was durable and read; in the last one, later records say so.
-        if after.is_none()
-            && let Some(later) = self.find_record(at, *next + 1, *next)
-        {
-            let reason =
-                format!("record {next} is not readable, but was durable before the record at {later} was written");
-            return Err(self.damaged(at, &reason));
-        }
-        Ok(at as u64)
+        Err(self.damaged(at, &format!("record {next} is not readable, but all up to {until} were durable")))
+    }
+
+    /// Refuses unreadable bytes from offset `at` on, where record `next` belongs, if a later record says that it was durable.
+    pub(super) fn check_tail(&self, at: usize, next: u64) -> Result<()> {
+        let Some(later) = self.find_record(at, next + 1, next) else { return Ok(()) };
+        let reason = format!("record {next} is not readable, but was durable before the record at {later} was written");
+        Err(self.damaged(at, &reason))
     }
 
     /// The first offset from `at` on where a record stands whose number is at least `seq`, written when all up to `synced` were

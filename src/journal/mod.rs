@@ -111,9 +111,14 @@ impl Journal {
                 }
                 None => return Err(log.damaged(0, "it does not begin as a journal file does")),
             }
-            let end = log.replay(&mut next, after, replay)?;
-            if after.is_none() && end < log.len() {
-                tail = Tail::Torn(Cut { path: spans[at].path.clone(), offset: end, bytes: log.len() - end });
+            let end = log.replay(&mut next, after.unwrap_or(u64::MAX), replay)?;
+            match after {
+                Some(after) => log.check_reached(end, next, after)?,
+                None => log.check_tail(end, next)?,
+            }
+            let (offset, length) = (end as u64, log.len());
+            if after.is_none() && offset < length {
+                tail = Tail::Torn(Cut { path: spans[at].path.clone(), offset, bytes: length - offset });
             }
         }
         Journal::resume(vfs, dir, id.unwrap_or_else(new_id), spans, next, tail, lock)
@@ -210,6 +215,12 @@ impl Journal {
         self.files[0].first
     }
 
+    /// The records as they are now, to be read while others append. Trimming removes the files beneath.
+    pub fn records(&self) -> Records {
+        let files = self.files.iter().map(|span| (span.path.clone(), span.first)).collect();
+        Records { vfs: self.vfs.clone(), files, last_seq: self.last_seq }
+    }
+
     /// Tells this journal from others: 32 hexadecimal digits.
     pub fn id(&self) -> String {
         hex(&self.id)
@@ -279,6 +290,40 @@ fn check_lengths(payloads: &[Vec<u8>]) -> Result<()> {
     match payloads.iter().map(Vec::len).find(|&len| len > MAX_PAYLOAD) {
         Some(long) => Err(Error::params("record", format!("{long} bytes are more than the {MAX_PAYLOAD} of a record"))),
         None => Ok(()),
+    }
+}
+
+/// The records that a journal had at some moment.
+pub struct Records {
+    vfs: Arc<dyn Vfs>,
+    /// Path and first number of each file.
+    files: Vec<(PathBuf, u64)>,
+    last_seq: u64,
+}
+
+impl Records {
+    /// Number of the last of them.
+    pub fn last_seq(&self) -> u64 {
+        self.last_seq
+    }
+
+    /// Calls `each(seq, payload)` for every record from number `from` on, in order.
+    ///
+    /// # Errors
+    /// `Corrupt` for a record that is not readable any more, `Io`, and what `each` gives.
+    pub fn replay(&self, from: u64, each: &mut dyn FnMut(u64, &[u8]) -> Result<()>) -> Result<()> {
+        for (at, (path, first)) in self.files.iter().enumerate() {
+            let until = self.files.get(at + 1).map_or(self.last_seq + 1, |file| file.1);
+            if until <= from {
+                continue;
+            }
+            let log = LogFile::read(&*self.vfs, path)?;
+            let mut next = *first;
+            let wanted = &mut |seq, payload: &[u8]| if seq < from { Ok(()) } else { each(seq, payload) };
+            let end = log.replay(&mut next, until, wanted)?;
+            log.check_reached(end, next, until)?;
+        }
+        Ok(())
     }
 }
 

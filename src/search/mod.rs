@@ -31,6 +31,7 @@
 
 mod adaptive;
 mod batch;
+mod dense_query;
 mod narrow;
 mod params;
 
