@@ -20,6 +20,10 @@
 //! are verified when they are read whole; what is read piece by piece (dense records, key pages) carries checksums of
 //! its own.
 
+mod sealed;
+
+pub use sealed::{seal_json, unseal_json};
+
 use bytemuck::Pod;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
@@ -63,10 +67,12 @@ pub enum Kind {
     Control,
     /// Attributes, column by column.
     Attributes,
+    /// Queries with the scores of their exact answers.
+    Canary,
 }
 
 impl Kind {
-    const ALL: [Kind; 8] = [
+    const ALL: [Kind; 9] = [
         Kind::Quantizer,
         Kind::Codes,
         Kind::Dense,
@@ -75,6 +81,7 @@ impl Kind {
         Kind::Checkpoint,
         Kind::Control,
         Kind::Attributes,
+        Kind::Canary,
     ];
 
     fn number(self) -> u32 {

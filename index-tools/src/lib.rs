@@ -2,6 +2,7 @@
 //! settings of a build, what rows are called; and the parts of a command that would not fit its file. The commands themselves are in `src/bin`: each parses its input, calls one function of
 //! the library and prints the answer.
 
+pub mod ads;
 pub mod baseline;
 pub mod frontier;
 pub mod like;

@@ -128,6 +128,16 @@ impl Predicate {
         Predicate { shared: Arc::new(Shared { rows, list_starts, must, should, must_not, share }) }
     }
 
+    /// Whether one row passes.
+    ///
+    /// # Panics
+    /// If the index has no such row.
+    pub fn passes(&self, row: Row) -> bool {
+        let (mut words, mut scratch) = (Vec::new(), PredicateScratch::default());
+        self.words(Kernels::detect(), row, 1, &mut words, &mut scratch);
+        words[0] & 1 == 1
+    }
+
     /// The bits of rows `first .. first + rows`: bit `i` of word `j` is row `first + 64 j + i`. Clears and fills `words`
     /// (`rows.div_ceil(64)` of them); bits beyond the rows are 0.
     ///

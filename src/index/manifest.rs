@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use std::path::Path;
 
 use crate::error::{Error, Result};
-use crate::format::FileEntry;
+use crate::format::{FileEntry, seal_json, unseal_json};
 use crate::quantizer::CodeShape;
 use crate::simd::CodeBits;
 use crate::types::{Element, MAX_ROWS, Metric};
@@ -117,6 +117,9 @@ pub struct Files {
     /// The columns that are filtered by, if anything was given. (Manifests that name none may be older.)
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub attributes: Option<FileEntry>,
+    /// Canary queries, if sample queries were given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub canary: Option<FileEntry>,
     /// Dense shards in row order.
     pub dense: Vec<FileEntry>,
 }
@@ -173,11 +176,7 @@ impl Manifest {
 
     fn parse(path: &Path, bytes: &[u8]) -> Result<Manifest> {
         let wrong = |reason: String| Error::corrupt(path, "header", reason);
-        let (first, rest) = split_checksum(bytes).ok_or_else(|| wrong("its first line holds no checksum".into()))?;
-        if crc32c::crc32c(rest) != first {
-            return Err(wrong(format!("its checksum is {:08x}, not the {first:08x} it states", crc32c::crc32c(rest))));
-        }
-        let json = [b"{".as_slice(), rest].concat();
+        let json = unseal_json(path, bytes)?;
         let format = serde_json::from_slice::<FormatOnly>(&json).map_err(|e| wrong(e.to_string()))?.format;
         if format != FORMAT {
             return Err(Error::Unsupported {
@@ -227,24 +226,13 @@ impl Manifest {
     /// The bytes of the manifest file.
     pub fn to_bytes(&self) -> Vec<u8> {
         let json = serde_json::to_string_pretty(self).expect("plain values");
-        let rest = json.strip_prefix("{\n").expect("an object with fields");
-        let rest = format!("{rest}\n");
-        format!("{{\"crc32c\": \"{:08x}\",\n{rest}", crc32c::crc32c(rest.as_bytes())).into_bytes()
+        seal_json(&json)
     }
 }
 
 #[derive(Deserialize)]
 struct FormatOnly {
     format: u32,
-}
-
-/// The stated checksum and the bytes it covers.
-fn split_checksum(bytes: &[u8]) -> Option<(u32, &[u8])> {
-    let digits = bytes.strip_prefix(b"{\"crc32c\": \"")?;
-    let (digits, rest) = digits.split_at_checked(8)?;
-    let rest = rest.strip_prefix(b"\",\n")?;
-    let lower = digits.iter().all(|d| matches!(d, b'0'..=b'9' | b'a'..=b'f'));
-    lower.then(|| u32::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()).flatten().map(|crc| (crc, rest))
 }
 
 #[cfg(test)]

@@ -13,11 +13,13 @@
 //! Files are immutable; every one carries the index id, so files of different versions cannot be mixed up.
 
 mod calibration;
+mod canary;
 mod fields;
 mod keys;
 mod manifest;
 
 pub use crate::dense::OpenOptions;
+pub use canary::Canary;
 pub use calibration::{Calibration, Effort, Goal, Prefix};
 pub(crate) use fields::FieldsWriter;
 pub(crate) use keys::{KeysWriter, mix};
@@ -116,6 +118,11 @@ impl Index {
     /// The dense vectors.
     pub fn dense(&self) -> &DenseSet {
         &self.dense
+    }
+
+    /// Queries with the scores of their exact answers, if the index was given sample queries.
+    pub fn canary(&self) -> Option<&Canary> {
+        self.canary.as_ref()
     }
 
     /// Bytes that searching keeps in memory: codes, centroids, codebooks, fences, columns, and of the dense vectors the int8 tier and

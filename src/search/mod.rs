@@ -34,8 +34,10 @@ mod batch;
 mod dense_query;
 mod narrow;
 mod params;
+mod select;
 
 pub use params::{Hit, Scratch, SearchParams, SearchStats};
+pub use select::{Bonus, Selection};
 
 use std::path::Path;
 use std::time::Instant;
@@ -160,7 +162,7 @@ impl Searcher {
         if let Some(goal) = goal {
             self.search_for(goal, params, scratch, hits, &mut stats)?;
         } else if params.exact {
-            self.verify_all(params, asked, &mut scoring.best, work, hits, &mut stats)?;
+            self.verify_all(params, None, asked, &mut scoring.best, work, hits, &mut stats)?;
         } else {
             self.probe(params, asked, work, &mut stats)?;
             self.scan(params, asked, scoring, work, &mut stats);
@@ -393,6 +395,7 @@ impl Searcher {
     fn verify_all(
         &self,
         params: &SearchParams,
+        selection: Option<&Selection<'_>>,
         asked: &Asked,
         best: &mut Reservoir,
         work: &mut Work,
@@ -410,8 +413,7 @@ impl Searcher {
                 break;
             }
             let end = count.min(first.saturating_add(EXACT_BATCH as Row));
-            work.rows.clear();
-            work.rows.extend(first..end);
+            self.select(selection, first, end, work);
             let Work { dense_query, rows, fetch, .. } = &mut *work;
             let read = self.index.dense().for_each_once(rows, fetch, &mut |i, record| {
                 best.push(order_key(record.score(self.kernels, metric, dense_query), rows[i]));

@@ -3,6 +3,7 @@
 use serde::Serialize;
 use std::time::Instant;
 
+use crate::attributes::PredicateScratch;
 use crate::codes::ScanScratch;
 use crate::dense::{FetchScratch, FetchStats};
 use crate::error::{Error, Result};
@@ -118,6 +119,8 @@ pub struct SearchStats {
     pub lists_probed: u32,
     /// Rows whose codes were scored.
     pub rows_scanned: u64,
+    /// Of the lists that a search among some of the rows went through, the rows that pass its filter; 0 for other searches.
+    pub rows_passing: u64,
     /// Rows chosen for verification.
     pub candidates: u32,
     /// Candidates scored by the int8 tier in memory, to know which ones to read.
@@ -205,5 +208,9 @@ pub(super) struct Work {
     pub(super) lows: Vec<f32>,
     pub(super) highs: Vec<f32>,
     pub(super) rows: Vec<Row>,
+    pub(super) keys: Vec<u64>,
+    /// Which rows of a list pass.
+    pub(super) words: Vec<u64>,
+    pub(super) predicate: PredicateScratch,
     pub(super) fetch: FetchScratch,
 }

@@ -5,10 +5,11 @@ use std::time::{Duration, Instant};
 use base64::Engine as _;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 
-use super::api::{Dtype, Effort, SearchRequest};
+use super::api::{BlockRequest, DiversityRequest, Dtype, Effort, Eligibility, QueryPart, Rank, SearchRequest};
 use super::config::ServerConfig;
 use super::known::KnownQueries;
 use super::problem::Problem;
+use crate::ads::{AdQuery, Block, CapBy, Diversity, RankBy, Ranking};
 use crate::dataset::Scalar;
 use crate::index::Calibration;
 use crate::search::SearchParams;
@@ -16,6 +17,16 @@ use crate::types::{Key, Metric};
 
 /// Hits of a request that names no `limit`.
 const DEFAULT_LIMIT: u64 = 10;
+
+/// Largest power of relevance in eCPM: beyond it every relevance below 1 is nothing.
+const MAX_ALPHA: f32 = 100.0;
+/// Largest weight of one of several queries.
+const MAX_WEIGHT: f32 = 1e6;
+/// Most of several queries, and most entries of a list of what must not be found.
+const MAX_VECTORS: usize = 32;
+const MAX_BLOCKED: usize = 10_000;
+/// Longest key by which traffic is split, in bytes.
+const MAX_SPLIT_KEY: usize = 256;
 
 /// Standard base64, with or without padding.
 const BASE64: GeneralPurpose = GeneralPurpose::new(
@@ -36,16 +47,19 @@ pub(super) struct Rules<'a> {
 /// A request that can be carried out.
 #[derive(Debug)]
 pub(super) struct Plan {
-    pub(super) query: Query,
-    /// `k` is limit + offset, and one more when the row of the key is to be left out.
-    pub(super) params: SearchParams,
-    pub(super) limit: usize,
-    pub(super) offset: usize,
+    /// What is searched for, each with the weight of its scores.
+    pub(super) queries: Vec<(Query, f32)>,
+    /// Whether there were several queries, so that hits say whose they are.
+    pub(super) several: bool,
+    /// All else that is asked of the engine; its vectors are those of `queries`, once they are read.
+    pub(super) ad: AdQuery,
     pub(super) deadline: Instant,
     pub(super) timeout_ms: u64,
     pub(super) allow_partial: bool,
     pub(super) with_fields: bool,
+    pub(super) explain: bool,
     pub(super) stats: bool,
+    pub(super) split_key: Option<String>,
 }
 
 /// What is searched for.
@@ -68,27 +82,131 @@ fn sparse_weight(asked: Option<f32>) -> Result<f32, Problem> {
     Err(Problem::meaning("params_out_of_range", "/params/sparse_weight", detail, remedy))
 }
 
+/// The order asked for, and what limits it.
+fn ranking(request: &SearchRequest) -> Result<Ranking, Problem> {
+    let alpha = request.alpha.unwrap_or(1.0);
+    if !(alpha > 0.0 && alpha <= MAX_ALPHA) {
+        let remedy = format!("give a power above 0 and at most {MAX_ALPHA}");
+        return Err(Problem::meaning("alpha_out_of_range", "/alpha", format!("alpha is {alpha}"), remedy));
+    }
+    let by = match request.rank.unwrap_or_default() {
+        Rank::Ecpm => RankBy::Ecpm { alpha },
+        Rank::Relevance if request.alpha.is_some() => {
+            let detail = "alpha stands beside rank relevance, which does not use it";
+            return Err(Problem::meaning("invalid_value", "/alpha", detail, "give rank \"ecpm\", or leave alpha out"));
+        }
+        Rank::Relevance => RankBy::Relevance,
+    };
+    if let Some(least) = request.min_relevance.filter(|least| !least.is_finite()) {
+        let detail = format!("min_relevance is {least}");
+        return Err(Problem::meaning("not_finite", "/min_relevance", detail, "send a finite number"));
+    }
+    let diversity = request.diversity.as_ref().map(diversity).transpose()?;
+    Ok(Ranking { by, min_relevance: request.min_relevance, diversity })
+}
+
+fn diversity(asked: &DiversityRequest) -> Result<Diversity, Problem> {
+    if asked.max == 0 {
+        let remedy = "allow at least 1 hit of a value, or leave diversity out";
+        return Err(Problem::meaning("diversity_out_of_range", "/diversity/max", "max is 0", remedy));
+    }
+    let by = match asked.key.as_str() {
+        "advertiser" => CapBy::Advertiser,
+        "campaign" => CapBy::Campaign,
+        "ad_group" => CapBy::AdGroup,
+        attribute => CapBy::Attribute(attribute.to_string()),
+    };
+    Ok(Diversity { by, max: usize::try_from(asked.max).unwrap_or(usize::MAX) })
+}
+
+fn block(asked: BlockRequest) -> Result<Block, Problem> {
+    let BlockRequest { keys, advertisers, campaigns } = asked;
+    for (name, ids) in [("keys", &keys), ("advertisers", &advertisers), ("campaigns", &campaigns)] {
+        if ids.len() > MAX_BLOCKED {
+            let (pointer, detail) = (format!("/block/{name}"), format!("{name} has {} entries", ids.len()));
+            return Err(Problem::meaning("block_too_long", pointer, detail, format!("give at most {MAX_BLOCKED}")));
+        }
+    }
+    Ok(Block {
+        keys: keys.into_iter().collect(),
+        advertisers: advertisers.into_iter().collect(),
+        campaigns: campaigns.into_iter().collect(),
+    })
+}
+
+fn split_key(asked: Option<String>) -> Result<Option<String>, Problem> {
+    match asked {
+        Some(key) if key.len() > MAX_SPLIT_KEY => {
+            let detail = format!("split_key has {} bytes", key.len());
+            Err(Problem::meaning("split_key_too_long", "/split_key", detail, format!("give at most {MAX_SPLIT_KEY}")))
+        }
+        asked => Ok(asked),
+    }
+}
+
 impl Rules<'_> {
     /// The plan of `request`, whose time runs from `arrived`.
-    pub(super) fn plan(&self, request: SearchRequest, arrived: Instant) -> Result<Plan, Problem> {
+    pub(super) fn plan(&self, mut request: SearchRequest, arrived: Instant) -> Result<Plan, Problem> {
         let (limit, offset) = self.window(&request)?;
         let timeout_ms = self.timeout(request.timeout_ms)?;
         let deadline = arrived + Duration::from_millis(timeout_ms);
         let effort = request.params.unwrap_or_default();
-        let (allow_partial, with_fields, stats) = (request.allow_partial, request.with_fields, request.stats);
-        let query = self.query(request)?;
-        let k = limit + offset + usize::from(matches!(query, Query::Key(_)));
+        let ranking = ranking(&request)?;
+        let block = block(request.block.take().unwrap_or_default())?;
+        let filter = request.filter.take().unwrap_or_default();
+        let serving = request.eligibility.unwrap_or_default() == Eligibility::Serving;
+        let split_key = split_key(request.split_key.take())?;
+        let flag = |asked: Option<bool>| asked.unwrap_or(false);
+        let (allow_partial, with_fields) = (flag(request.allow_partial), flag(request.with_fields));
+        let (explain, stats) = (flag(request.explain), flag(request.stats));
+        let several = request.vectors.is_some();
+        let queries = self.queries(request)?;
+        let params = self.params(effort, limit + offset, deadline)?;
+        let vectors = Vec::new();
+        let ad = AdQuery { vectors, params, limit, offset, filter, serving, block, ranking };
         Ok(Plan {
-            query,
-            params: self.params(effort, k, deadline)?,
-            limit,
-            offset,
+            queries,
+            several,
+            ad,
             deadline,
             timeout_ms,
-            allow_partial: allow_partial.unwrap_or(false),
-            with_fields: with_fields.unwrap_or(false),
-            stats: stats.unwrap_or(false),
+            allow_partial,
+            with_fields,
+            explain,
+            stats,
+            split_key,
         })
+    }
+
+    /// What is searched for: one query, or several with their weights.
+    fn queries(&self, mut request: SearchRequest) -> Result<Vec<(Query, f32)>, Problem> {
+        let Some(parts) = request.vectors.take() else { return Ok(vec![(self.query(request)?, 1.0)]) };
+        if request.vector.is_some() || request.vector_b64.is_some() || request.text.is_some() || request.key.is_some() {
+            let remedy = "put all queries into vectors, or give only one of vector, vector_b64, text, key";
+            return Err(Problem::meaning("query_ambiguous", "/vectors", "there is a query beside vectors", remedy));
+        }
+        if parts.is_empty() || parts.len() > MAX_VECTORS {
+            let detail = format!("vectors has {} entries", parts.len());
+            return Err(Problem::meaning(
+                "vectors_out_of_range",
+                "/vectors",
+                detail,
+                format!("give 1 to {MAX_VECTORS} queries"),
+            ));
+        }
+        let part = |(number, part): (usize, QueryPart)| {
+            let weight = part.weight.unwrap_or(1.0);
+            let place = format!("/vectors/{number}");
+            if !(weight > 0.0 && weight <= MAX_WEIGHT) {
+                let remedy = format!("give a weight above 0 and at most {MAX_WEIGHT}");
+                let detail = format!("weight is {weight}");
+                return Err(Problem::meaning("weight_out_of_range", format!("{place}/weight"), detail, remedy));
+            }
+            let QueryPart { vector, vector_b64, dtype, text, key, .. } = part;
+            let request = SearchRequest { vector, vector_b64, dtype, text, key, ..SearchRequest::default() };
+            Ok((self.query(request).map_err(|problem| problem.within(&place))?, weight))
+        };
+        parts.into_iter().enumerate().map(part).collect()
     }
 
     fn window(&self, request: &SearchRequest) -> Result<(usize, usize), Problem> {
@@ -186,7 +304,7 @@ impl Rules<'_> {
             (None, None, Some(text), None) => self.text(&text).map(Query::Vector),
             (None, None, None, Some(key)) => Ok(Query::Key(key)),
             (None, None, None, None) => {
-                let remedy = "give one of vector, vector_b64, text, key";
+                let remedy = "give one of vector, vector_b64, text, key, vectors";
                 Err(Problem::meaning("query_missing", "", "the request has no query", remedy))
             }
             _ => {

@@ -59,7 +59,7 @@ impl Case {
             2 => 1 << (random.next() % 64),
             _ => random.next(),
         };
-        let passing = if rows % 3 == 0 { Vec::new() } else { (0..rows.div_ceil(64)).map(&mut word).collect() };
+        let passing = if rows.is_multiple_of(3) { Vec::new() } else { (0..rows.div_ceil(64)).map(&mut word).collect() };
         Case { bits, bytes, codes: random.bytes(rows * bytes), entries, terms, term_weight, passing }
     }
 

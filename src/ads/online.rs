@@ -1,0 +1,147 @@
+//! Recall of live traffic, measured while it is served.
+//!
+//! A small share of the queries is handed over with their answers, and judged by one thread that takes its time (it sleeps
+//! longer than it works, so that it never takes more than [`DUTY`] of a core):
+//! - by the sampled rows ([`super::SampledRows`]): an estimate of the share of ads as good as those served that was served, unbiased
+//!   at any size of the corpus, also where a search with any effort would miss them;
+//! - by a second search with far more effort: what share of its list's revenue the served list has.
+
+use crossbeam::channel::{Receiver, Sender, TrySendError, bounded};
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use super::collection::Pinned;
+use super::exhaustive::quality;
+use super::rank::Candidate;
+use super::sampled::SampledRecall;
+use super::search::AdQuery;
+use crate::error::{Error, Result};
+use crate::search::Scratch;
+
+/// Answers that wait to be judged; more are passed over.
+const WAITING: usize = 64;
+/// Queries that an estimate is made of: the last so many.
+const WINDOW: usize = 1_000;
+/// Share of a core, as one over this.
+const DUTY: u32 = 5;
+/// How many times the lists and candidates of the query a second search takes.
+const MORE: usize = 8;
+
+/// A query that was answered.
+pub struct Answered {
+    /// What it saw.
+    pub pinned: Pinned,
+    /// What it asked for.
+    pub query: AdQuery,
+    /// What it got.
+    pub hits: Vec<Candidate>,
+}
+
+/// A mean with its standard error.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Estimate {
+    /// The mean.
+    pub mean: f64,
+    /// Its standard error.
+    pub standard_error: f64,
+    /// Queries it is made of.
+    pub queries: u64,
+}
+
+/// Takes answered queries.
+pub struct OnlineRecall {
+    sender: Sender<Answered>,
+    every: u64,
+    seen: AtomicU64,
+}
+
+/// How the last queries did.
+struct Window {
+    /// Hits served, rows missed above the worst of them (already divided by the share of the sample), revenue recall.
+    queries: VecDeque<(f64, f64, f64)>,
+}
+
+impl OnlineRecall {
+    /// Starts judging one of `every` queries; `report` is told recall and recall of revenue after each.
+    ///
+    /// # Errors
+    /// The system refuses a thread.
+    pub fn start(every: u64, report: impl Fn(Estimate, Estimate) + Send + 'static) -> Result<OnlineRecall> {
+        let (sender, receiver) = bounded(WAITING);
+        let thread = std::thread::Builder::new().name("recall".into());
+        thread.spawn(move || judge_all(&receiver, &report)).map_err(Error::io("thread that judges recall"))?;
+        Ok(OnlineRecall { sender, every: every.max(1), seen: AtomicU64::new(0) })
+    }
+
+    /// Whether the query that was just answered should be handed over.
+    pub fn wants(&self) -> bool {
+        self.seen.fetch_add(1, Relaxed).is_multiple_of(self.every)
+    }
+
+    /// Hands a query over; passes it over where too many wait.
+    pub fn offer(&self, answered: Answered) {
+        match self.sender.try_send(answered) {
+            Ok(()) | Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => {}
+        }
+    }
+}
+
+fn judge_all(receiver: &Receiver<Answered>, report: &dyn Fn(Estimate, Estimate)) {
+    let (mut scratch, mut window) = (Scratch::default(), Window { queries: VecDeque::new() });
+    while let Ok(answered) = receiver.recv() {
+        let begun = Instant::now();
+        // A query that cannot be judged (a page cannot be read) is one less; serving has its own way to tell.
+        if let Ok(judged) = judge(&answered, &mut scratch) {
+            window.push(judged);
+            report(window.recall(), window.revenue());
+        }
+        drop(answered);
+        std::thread::sleep(begun.elapsed() * (DUTY - 1) + Duration::from_millis(1));
+    }
+}
+
+fn judge(answered: &Answered, scratch: &mut Scratch) -> Result<(f64, f64, f64)> {
+    let Answered { pinned, query, hits } = answered;
+    let view = pinned.view();
+    let sample = &pinned.version.sample;
+    let missed = sample.missed(&view, query, hits, scratch)? as f64 / sample.share();
+    let again = view.search(&harder(query, pinned), scratch)?;
+    Ok((hits.len() as f64, missed, quality(hits, &again.hits).ecpm_recall))
+}
+
+/// The same query with far more effort and without a deadline.
+fn harder(query: &AdQuery, pinned: &Pinned) -> AdQuery {
+    let mut query = query.clone();
+    let params = &mut query.params;
+    let manifest = pinned.version.searcher.index().manifest();
+    let nprobe = if params.nprobe == 0 { manifest.default_nprobe } else { params.nprobe };
+    params.candidates = params.candidates_or_default().max(query.limit + query.offset) * MORE;
+    params.nprobe = (nprobe * MORE).min(manifest.lists);
+    params.recall_target = 0.0;
+    params.deadline = None;
+    query
+}
+
+impl Window {
+    fn push(&mut self, judged: (f64, f64, f64)) {
+        if self.queries.len() == WINDOW {
+            self.queries.pop_front();
+        }
+        self.queries.push_back(judged);
+    }
+
+    fn recall(&self) -> Estimate {
+        let mut recall = SampledRecall::default();
+        self.queries.iter().for_each(|&(served, missed, _)| recall.add(served, missed));
+        let (mean, standard_error) = recall.estimate().unwrap_or((1.0, 0.0));
+        Estimate { mean, standard_error, queries: recall.queries() }
+    }
+
+    fn revenue(&self) -> Estimate {
+        let n = self.queries.len().max(1) as f64;
+        let mean = self.queries.iter().map(|query| query.2).sum::<f64>() / n;
+        let variance = self.queries.iter().map(|query| (query.2 - mean).powi(2)).sum::<f64>() / (n - 1.0).max(1.0);
+        Estimate { mean, standard_error: (variance / n).sqrt(), queries: self.queries.len() as u64 }
+    }
+}

@@ -1,0 +1,138 @@
+//! Recall of live traffic, without the truth: a fixed random sample of rows is scored exactly for a few of the queries.
+//!
+//! The easy version runs sampled queries again over everything, which takes a million times a vector's reading each. Here a share p
+//! of all rows, chosen once, stands for the corpus. For a query answered with k hits, let m be the number of sampled rows that may be found, rank
+//! above the worst hit that was served, and were not served. Then m / p is on average the number of all rows that were missed
+//! above that hit, and
+//! ```text
+//! recall at the threshold of what was served = k / (k + mean(m) / p)
+//! ```
+//! over many queries. It is unbiased in the number of missed rows at any size of the corpus, and the ratio's bias falls with the number of queries.
+//! It asks what share of the ads as good as those served was served; that is never below recall among the best k, because an answer
+//! that misses one of the best has a worse last hit.
+//!
+//! The same with eCPM in place of relevance comes for free: hits are compared by what the query ranks by.
+
+use std::collections::HashSet;
+
+use super::rank::Candidate;
+use super::search::{AdQuery, View};
+use crate::error::Result;
+use crate::live::Place;
+use crate::sample::sample_rows;
+use crate::search::Scratch;
+use crate::types::{Key, Row};
+
+/// A fixed random sample of the rows of one version.
+#[derive(Debug)]
+pub struct SampledRows {
+    rows: Vec<Row>,
+    share: f64,
+}
+
+impl SampledRows {
+    /// About `wanted` of `rows` rows.
+    pub fn new(rows: u64, wanted: u64, seed: u64) -> SampledRows {
+        let chosen: Vec<Row> = sample_rows(rows, wanted.min(rows) as usize, seed).into_iter().map(|row| row as Row).collect();
+        let share = chosen.len() as f64 / rows.max(1) as f64;
+        SampledRows { rows: chosen, share }
+    }
+
+    /// The share of all rows that are in the sample.
+    pub fn share(&self) -> f64 {
+        self.share.max(f64::MIN_POSITIVE)
+    }
+
+    /// How many sampled rows beat the worst of `served`, though they were not served. The version's rows only; fresh ads are
+    /// searched exactly, so none of them is missed.
+    ///
+    /// # Errors
+    /// As those of a search.
+    pub fn missed(&self, view: &View<'_>, query: &AdQuery, served: &[Candidate], scratch: &mut Scratch) -> Result<usize> {
+        let Some(worst) = served.last() else { return Ok(0) };
+        let (prepared, counts) = (view.prepare(query)?, Default::default());
+        let known: HashSet<Key> = served.iter().map(|candidate| candidate.key).collect();
+        let may = |&&row: &&Row| prepared.passes(row) && view.admits_row(query, row, &counts);
+        let rows: Vec<Row> = self.rows.iter().filter(may).copied().collect();
+        let mut missed: HashSet<Key> = HashSet::new();
+        let mut hits = Vec::new();
+        for (number, (vector, _)) in query.vectors.iter().enumerate() {
+            view.snapshot.base().score_rows(vector, &rows, scratch, &mut hits)?;
+            for hit in &hits {
+                let candidate = view.candidate(query, hit.key, Place::Base(hit.row), hit.score, number);
+                let counts = query.ranking.is_relevant(candidate.relevance)
+                    && !known.contains(&hit.key)
+                    && !query.block.keys.contains(&hit.key);
+                if counts && candidate.rank_score > worst.rank_score {
+                    missed.insert(hit.key);
+                }
+            }
+        }
+        Ok(missed.len())
+    }
+}
+
+/// Recall at the threshold of what was served, from many queries.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct SampledRecall {
+    queries: u64,
+    served: f64,
+    missed: f64,
+    missed_squares: f64,
+    /// Of served times missed.
+    products: f64,
+    served_squares: f64,
+}
+
+impl SampledRecall {
+    /// Counts a query that was answered with `k` hits while, by the sample, `m` rows were missed that beat the worst of them:
+    /// sampled rows over [`SampledRows::share`].
+    pub fn add(&mut self, k: f64, m: f64) {
+        self.queries += 1;
+        self.served += k;
+        self.missed += m;
+        self.missed_squares += m * m;
+        self.served_squares += k * k;
+        self.products += k * m;
+    }
+
+    /// Queries counted.
+    pub fn queries(&self) -> u64 {
+        self.queries
+    }
+
+    /// The estimate and its standard error (of a ratio of means, by the delta method); None before any query.
+    pub fn estimate(&self) -> Option<(f64, f64)> {
+        if self.queries == 0 || self.served == 0.0 {
+            return None;
+        }
+        let n = self.queries as f64;
+        let (k, m) = (self.served / n, self.missed / n);
+        let total = k + m;
+        let variance = |squares: f64, mean: f64| (squares / n - mean * mean).max(0.0);
+        let covariance = self.products / n - k * m;
+        // d/dk of k / (k + m) is m / total^2, d/dm is -k / total^2.
+        let spread = m * m * variance(self.served_squares, k) + k * k * variance(self.missed_squares, m)
+            - 2.0 * k * m * covariance;
+        Some((k / total, (spread.max(0.0) / n).sqrt() / (total * total)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_estimate_is_the_ratio_and_its_error_shrinks_with_the_queries() {
+        let mut recall = SampledRecall::default();
+        assert_eq!(recall.estimate(), None);
+        for query in 0..400 {
+            // One in ten queries misses one row of a sample of a tenth: ten rows, one a query on average.
+            recall.add(10.0, if query % 10 == 0 { 10.0 } else { 0.0 });
+        }
+        let (estimate, error) = recall.estimate().unwrap();
+        assert!((estimate - 10.0 / 11.0).abs() < 1e-12, "{estimate}");
+        // The standard deviation of the missed is 3; 10 / 11^2 of it, over 20.
+        assert!((error - 10.0 / 121.0 * 3.0 / 20.0).abs() < 1e-9, "{error}");
+    }
+}

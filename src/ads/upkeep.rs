@@ -1,0 +1,92 @@
+//! What a collection does when nobody asks: values of rows, compaction, checkpoints of the control table.
+//!
+//! One thread, which ends with the collection. An error is logged by whoever is told of it, and tried again later; nothing
+//! here may stop serving.
+
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use super::collection::{Collection, lock};
+use super::control::CHECKPOINT_BYTES;
+use crate::error::{Error, Result};
+use crate::train::Silent;
+
+/// Between two looks.
+const LOOK: Duration = Duration::from_millis(250);
+/// Between two refreshes of values although the table has not changed: flights begin and end.
+const FLIGHTS: Duration = Duration::from_secs(30);
+/// Least time between two refreshes.
+const REFRESH: Duration = Duration::from_secs(1);
+/// After a compaction that failed.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// When what was last done.
+struct Clock {
+    refreshed: Instant,
+    refreshed_all: Instant,
+    failed: Option<Instant>,
+}
+
+impl Collection {
+    /// Starts the upkeep of a collection; `report` is told of what fails.
+    ///
+    /// # Errors
+    /// The system refuses a thread.
+    pub fn start_upkeep(self: &Arc<Self>, report: impl Fn(&'static str, &Error) + Send + 'static) -> Result<()> {
+        let collection = Arc::downgrade(self);
+        let thread = std::thread::Builder::new().name("upkeep".into());
+        thread.spawn(move || keep_up(&collection, &report)).map_err(Error::io("thread of the upkeep"))?;
+        Ok(())
+    }
+
+    /// One look at everything.
+    fn look(&self, clock: &mut Clock, report: &dyn Fn(&'static str, &Error)) {
+        if clock.refreshed.elapsed() >= REFRESH {
+            let all = clock.refreshed_all.elapsed() >= FLIGHTS;
+            self.refresh_values(all);
+            clock.refreshed = Instant::now();
+            if all {
+                clock.refreshed_all = clock.refreshed;
+            }
+        }
+        if self.options.state.is_none() {
+            return;
+        }
+        if self.control.journal_bytes() >= CHECKPOINT_BYTES
+            && let Err(error) = self.control.checkpoint()
+        {
+            report("checkpoint of the control table", &error);
+        }
+        if clock.failed.is_none_or(|failed| failed.elapsed() >= PATIENCE) && self.wants_compaction() {
+            clock.failed = None;
+            if let Err(error) = self.compact(&Silent) {
+                clock.failed = Some(Instant::now());
+                report("compaction", &error);
+            }
+        }
+    }
+
+    fn refresh_values(&self, even_so: bool) {
+        let versions: Vec<_> = lock(&self.shelf).iter().map(|shelved| shelved.version.clone()).collect();
+        let epoch = self.control.epoch();
+        versions.iter().for_each(|version| version.refresh(&epoch, self.options.settings.default_ctr, even_so));
+    }
+
+    fn wants_compaction(&self) -> bool {
+        let most = self.options.compact_changes;
+        let changes = |active| self.live.over(active).map_or(0, |snapshot| snapshot.delta_rows() + snapshot.tombstones());
+        most > 0 && changes(&self.active().searcher) >= most
+    }
+}
+
+fn keep_up(collection: &Weak<Collection>, report: &dyn Fn(&'static str, &Error)) {
+    let now = Instant::now();
+    let mut clock = Clock { refreshed: now, refreshed_all: now, failed: None };
+    loop {
+        std::thread::sleep(LOOK);
+        match collection.upgrade() {
+            Some(collection) => collection.look(&mut clock, report),
+            None => return,
+        }
+    }
+}
