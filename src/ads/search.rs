@@ -19,7 +19,7 @@ use super::control::{Control, Epoch, Owner, Standing};
 use super::owners::{Owners, as_group};
 use super::rank::{Candidate, RankBy, Ranking, relevance, value_micros};
 use super::values::Values;
-use crate::attributes::{Columns, Filter, Predicate, RecordFilter, Value};
+use crate::attributes::{Columns, Filter, Predicate, Value};
 use crate::error::{Error, Result};
 use crate::live::{Place, Snapshot};
 use crate::search::{Hit, Scratch, SearchParams, SearchStats, Selection};
@@ -145,8 +145,6 @@ pub struct AdAnswer {
 pub(super) struct Prepared<'a> {
     query: &'a AdQuery,
     predicate: Option<Predicate>,
-    /// The same for fresh ads.
-    records: Option<RecordFilter>,
 }
 
 impl Prepared<'_> {
@@ -198,11 +196,9 @@ impl View<'_> {
             return Err(Error::params("vectors", "there is none; give at least one query vector"));
         }
         if query.filter.is_empty() {
-            return Ok(Prepared { query, predicate: None, records: None });
+            return Ok(Prepared { query, predicate: None });
         }
-        let columns = self.columns()?;
-        let predicate = Some(columns.compile(&query.filter)?);
-        Ok(Prepared { query, predicate, records: Some(RecordFilter::new(&query.filter, columns.schema())?) })
+        Ok(Prepared { query, predicate: Some(self.columns()?.compile(&query.filter)?) })
     }
 
     /// One search with every vector among `pool` candidates, ranked.
@@ -320,7 +316,8 @@ impl View<'_> {
         let mut fresh = Vec::new();
         let mut allow = |place: usize| self.admits(prepared.query, self.owner_of_fresh(place), counts);
         let kernels = Kernels::detect();
-        self.snapshot.search_delta(kernels, vector, pool, prepared.records.as_ref(), &mut allow, &mut fresh)?;
+        let filter = Some(&prepared.query.filter).filter(|filter| !filter.is_empty());
+        self.snapshot.search_delta(kernels, vector, pool, filter, &mut allow, &mut fresh)?;
         let keyed = |(score, place)| Some((self.snapshot.delta_row(place)?.key(), Place::Delta(place), score));
         found.extend(fresh.into_iter().filter_map(keyed));
         Ok(())

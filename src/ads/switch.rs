@@ -201,7 +201,7 @@ impl Collection {
             self.live.detach(&version.searcher);
             self.remove_made(&version.at.path)?;
         }
-        let needed = lock(&self.shelf).iter().map(|shelved| shelved.version.searcher.index().manifest().live_seq).min();
+        let needed = lock(&self.shelf).iter().map(|shelved| self.live.included_seq(&shelved.version.searcher)).min();
         match needed {
             Some(seq) if self.options.state.is_some() => self.live.trim(seq),
             _ => Ok(()),

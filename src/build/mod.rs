@@ -130,6 +130,7 @@ pub fn build_on(vfs: &dyn Vfs, spec: &BuildSpec, watch: &dyn Watch) -> Result<Bu
             codes: written.codes,
             keys: written.keys,
             fields: written.fields,
+            canary: None,
             attributes: written.attributes,
             dense: written.dense,
         },

@@ -128,7 +128,7 @@ impl Files {
     /// All files.
     pub fn all(&self) -> impl Iterator<Item = &FileEntry> {
         let few = [&self.quantizer, &self.codes, &self.keys].into_iter();
-        few.chain(&self.fields).chain(&self.attributes).chain(&self.dense)
+        few.chain(&self.fields).chain(&self.attributes).chain(&self.canary).chain(&self.dense)
     }
 }
 

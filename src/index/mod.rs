@@ -54,6 +54,7 @@ pub struct Index {
     keys: Keys,
     fields: Option<Fields>,
     attributes: Option<Arc<Columns>>,
+    canary: Option<Canary>,
 }
 
 impl Index {
@@ -92,7 +93,11 @@ impl Index {
             Some(entry) => Some(Arc::new(Columns::open(vfs, &path(entry), &id, &list_starts(&codes))?)),
             None => None,
         };
-        Ok(Index { dir: dir.to_path_buf(), manifest, quantizer, codes, dense, keys, fields, attributes })
+        let canary = match &manifest.files.canary {
+            Some(entry) => Some(Canary::read(vfs, &path(entry), &id, manifest.dim)?),
+            None => None,
+        };
+        Ok(Index { dir: dir.to_path_buf(), manifest, quantizer, codes, dense, keys, fields, attributes, canary })
     }
 
     /// The index directory.

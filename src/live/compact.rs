@@ -97,6 +97,7 @@ pub(super) fn compact(
             codes: written.codes,
             keys: written.keys,
             fields: written.fields,
+            canary: None,
             attributes: written.attributes,
             dense: written.dense,
         },

@@ -9,7 +9,8 @@
 //!            delta: documents in memory, searched exactly
 //!
 //! compact:   base - dead rows + delta  -->  a new index directory, without training
-//! switch:    serve on top of another version; changes that it does not include stay in the delta
+//! attach:    another version follows the changes too, so that it can be served from one moment to the next
+//! switch:    only another version follows them; what it does not include stays in the delta
 //! ```
 //! The easy version keeps a list of changes and rebuilds. Departures:
 //! - **The delta holds finished dense records**, as they would lie in a shard: a document scores the same to the bit in the delta
@@ -54,17 +55,19 @@ use crate::train::Watch;
 use crate::vfs::Vfs;
 use prepare::{Prepared, prepare};
 
-/// A base, its journal, and the snapshot that requests see now. Share it between threads.
+/// A journal, the bases that follow it, and the snapshot over each that requests see now. Share it between threads.
 pub struct Live {
     vfs: Arc<dyn Vfs>,
-    log: Grouped<Vec<Prepared>>,
+    /// Changes prepared for each base, in the order of `current`.
+    log: Grouped<Vec<Vec<Prepared>>>,
     journal_id: String,
     cut: Option<Cut>,
-    current: RwLock<Arc<Snapshot>>,
-    /// Shared from the preparation of changes for a base until they are published over it; alone while the base is replaced.
-    base: RwLock<()>,
-    /// One switch at a time.
-    switching: Mutex<()>,
+    /// One a base; the first is the one that was opened or switched to.
+    current: RwLock<Vec<Arc<Snapshot>>>,
+    /// Shared from the preparation of changes for the bases until they are published over them; alone while bases come or go.
+    bases: RwLock<()>,
+    /// One attachment at a time.
+    attaching: Mutex<()>,
 }
 
 impl Live {
@@ -81,35 +84,47 @@ impl Live {
             journal_id: journal.id(),
             cut: journal.cut().cloned(),
             log: Grouped::new(journal),
-            current: RwLock::new(Arc::new(snapshot)),
-            base: RwLock::new(()),
-            switching: Mutex::new(()),
+            current: RwLock::new(vec![Arc::new(snapshot)]),
+            bases: RwLock::new(()),
+            attaching: Mutex::new(()),
         })
     }
 
-    /// What the next request sees.
-    pub fn snapshot(&self) -> Arc<Snapshot> {
+    fn snapshots(&self) -> Vec<Arc<Snapshot>> {
         self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Whether a change fits the base: dimension, values, norm, record.
-    ///
-    /// # Errors
-    /// `Mismatch` and `InvalidParams` naming `vector` or `attributes`; `Io` and `Corrupt` where the base cannot be asked for the key.
-    pub fn check(&self, change: &Change) -> Result<()> {
-        prepare(change, self.snapshot().base()).map(drop)
+    /// What the next request over the first base sees.
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        self.current.read().unwrap_or_else(PoisonError::into_inner)[0].clone()
     }
 
-    /// Makes changes durable, then visible, all at once and in order; the number of the last one. Concurrent callers share a sync.
+    /// What the next request over `base` sees; None if it does not follow the changes (any more).
+    pub fn over(&self, base: &Arc<Searcher>) -> Option<Arc<Snapshot>> {
+        let snapshots = self.current.read().unwrap_or_else(PoisonError::into_inner);
+        snapshots.iter().find(|snapshot| Arc::ptr_eq(snapshot.base(), base)).cloned()
+    }
+
+    /// Whether a change fits every base: dimension, values, norm, record.
+    ///
+    /// # Errors
+    /// `Mismatch` and `InvalidParams` naming `vector` or `attributes`; `Io` and `Corrupt` where a base cannot be asked for the key.
+    pub fn check(&self, change: &Change) -> Result<()> {
+        self.snapshots().iter().try_for_each(|snapshot| prepare(change, snapshot.base()).map(drop))
+    }
+
+    /// Makes changes durable, then visible over every base, all at once and in order; the number of the last one. Concurrent
+    /// callers share a sync.
     ///
     /// # Errors
     /// Those of [`Live::check`] for the first change that does not fit: none is applied then. `Io` where the journal cannot be
     /// written; every later call fails too then, searches go on.
     pub fn apply(&self, changes: Vec<Change>) -> Result<u64> {
-        let _same_base = self.base.read().unwrap_or_else(PoisonError::into_inner);
-        let snapshot = self.snapshot();
-        let prepared = changes.iter().map(|change| prepare(change, snapshot.base())).collect::<Result<Vec<_>>>()?;
-        drop(snapshot);
+        let _same_bases = self.bases.read().unwrap_or_else(PoisonError::into_inner);
+        let for_base = |snapshot: &Arc<Snapshot>| {
+            changes.iter().map(|change| prepare(change, snapshot.base())).collect::<Result<Vec<_>>>()
+        };
+        let prepared = self.snapshots().iter().map(for_base).collect::<Result<Vec<_>>>()?;
         let payloads = changes.iter().map(Change::to_payload).collect();
         drop(changes);
         self.log.commit(payloads, prepared, |group| {
@@ -119,62 +134,111 @@ impl Live {
     }
 
     /// Publishes changes that are durable; called with the journal locked.
-    fn publish(&self, group: Vec<(Vec<Prepared>, u64)>) {
-        let mut next = Snapshot::clone(&self.snapshot());
+    fn publish(&self, group: Vec<(Vec<Vec<Prepared>>, u64)>) {
+        let mut next: Vec<Snapshot> = self.snapshots().iter().map(|snapshot| Snapshot::clone(snapshot)).collect();
         for (changes, last) in group {
-            changes.into_iter().for_each(|change| next.apply(change));
-            next.settle(last);
+            for (snapshot, changes) in next.iter_mut().zip(changes) {
+                changes.into_iter().for_each(|change| snapshot.apply(change));
+                snapshot.settle(last);
+            }
         }
-        self.replace(next);
+        self.replace(next.into_iter().map(Arc::new).collect());
     }
 
-    fn replace(&self, snapshot: Snapshot) {
-        let snapshot = Arc::new(snapshot);
-        let old = std::mem::replace(&mut *self.current.write().unwrap_or_else(PoisonError::into_inner), snapshot);
+    fn replace(&self, snapshots: Vec<Arc<Snapshot>>) {
+        let old = std::mem::replace(&mut *self.current.write().unwrap_or_else(PoisonError::into_inner), snapshots);
         // After the lock: this may free much.
         drop(old);
     }
 
-    /// Writes base, tombstones and delta as they are now to a new index in `output`, which says up to which change it includes them.
-    /// Nothing is trained; changes go on meanwhile. The result is not served before [`Live::switch`].
+    /// Writes a snapshot (base, tombstones and delta) to a new index in `output`, which says up to which change it includes them.
+    /// Nothing is trained; changes go on meanwhile. The result is not served before it is attached or switched to.
     ///
     /// # Errors
-    /// `InvalidParams` where no document is left, or `output` holds something else; `Io`, `Corrupt`, and what `watch` stops with.
-    pub fn compact(&self, output: &Path, watch: &dyn Watch) -> Result<CompactReport> {
+    /// `InvalidParams` where `base` does not follow the changes, no document is left, or `output` holds something else; `Io`, `Corrupt`, and what
+    /// `watch` stops with.
+    pub fn compact(&self, base: &Arc<Searcher>, output: &Path, watch: &dyn Watch) -> Result<CompactReport> {
         let snapshot = {
             let mut journal = self.log.journal();
             // A new file begins here, so that trimming can later remove just what the new version includes.
             journal.trim(0)?;
-            self.snapshot()
+            self.over(base)
         };
+        let snapshot =
+            snapshot.ok_or_else(|| Error::params("compact", format!("version {} is not served", base.version())))?;
         let included = Included { journal: self.journal_id.clone(), seq: snapshot.seq() };
         compact::compact(&*self.vfs, &snapshot, included, output, watch)
     }
 
-    /// Serves on top of `base` from now on, with all changes that it does not include, in one step. Then removes the part of the
-    /// journal that neither this base nor the one before it needs.
+    /// Lets `base` follow the changes from now on, beside those that do, with all changes that it does not include.
+    ///
+    /// # Errors
+    /// As [`Live::open`].
+    pub fn attach(&self, base: Arc<Searcher>) -> Result<()> {
+        let _one = self.attaching.lock().unwrap_or_else(PoisonError::into_inner);
+        let next = self.caught_up(base)?;
+        self.finish_attaching(next, |snapshots, next| snapshots.push(next))
+    }
+
+    /// Most of the work of attaching, while changes go on.
+    fn caught_up(&self, base: Arc<Searcher>) -> Result<Snapshot> {
+        let (records, included) = {
+            let journal = self.log.journal();
+            (journal.records(), included(&base, &journal)?)
+        };
+        let mut next = Snapshot::new(base, included);
+        replay(&mut next, &records)?;
+        Ok(next)
+    }
+
+    /// The rest of it, while none come.
+    fn finish_attaching(&self, mut next: Snapshot, put: impl FnOnce(&mut Vec<Arc<Snapshot>>, Arc<Snapshot>)) -> Result<()> {
+        let _no_changes = self.bases.write().unwrap_or_else(PoisonError::into_inner);
+        let records = self.log.journal().records();
+        replay(&mut next, &records)?;
+        let mut snapshots = self.snapshots();
+        put(&mut snapshots, Arc::new(next));
+        self.replace(snapshots);
+        Ok(())
+    }
+
+    /// `base` follows the changes no longer. The last one stays.
+    pub fn detach(&self, base: &Arc<Searcher>) {
+        let _no_changes = self.bases.write().unwrap_or_else(PoisonError::into_inner);
+        let mut snapshots = self.snapshots();
+        if snapshots.len() > 1 {
+            snapshots.retain(|snapshot| !Arc::ptr_eq(snapshot.base(), base));
+        }
+        self.replace(snapshots);
+    }
+
+    /// Follows the changes over `base` alone from now on, in one step. Then removes the part of the journal that neither this base nor those before
+    /// it need.
     ///
     /// # Errors
     /// As [`Live::open`]; what was served is served on then.
     pub fn switch(&self, base: Arc<Searcher>) -> Result<()> {
-        let _one = self.switching.lock().unwrap_or_else(PoisonError::into_inner);
-        let records = self.log.journal().records();
-        let included = self.included(&base)?;
-        // Most of the work, while changes go on.
-        let mut next = Snapshot::new(base, included);
-        replay(&mut next, &records)?;
-        let _no_changes = self.base.write().unwrap_or_else(PoisonError::into_inner);
-        let mut journal = self.log.journal();
-        replay(&mut next, &journal.records())?;
-        let needed = included.min(included_seq(self.snapshot().base(), &self.journal_id));
-        self.replace(next);
+        let needed = self.snapshots().iter().map(|snapshot| self.included_seq(snapshot.base())).min();
+        let needed = needed.unwrap_or(0).min(self.included_seq(&base));
+        let _one = self.attaching.lock().unwrap_or_else(PoisonError::into_inner);
+        let next = self.caught_up(base)?;
+        self.finish_attaching(next, |snapshots, next| *snapshots = vec![next])?;
         // The switch stands; a longer journal is no harm, and a disk that fails here fails the next change, which says so.
-        let _ = journal.trim(needed);
+        let _ = self.trim(needed);
         Ok(())
     }
 
-    fn included(&self, base: &Searcher) -> Result<u64> {
-        included(base, &self.log.journal())
+    /// Up to which change of this journal a base includes them; 0 where it knows nothing of it.
+    pub fn included_seq(&self, base: &Searcher) -> u64 {
+        included_seq(base, &self.journal_id)
+    }
+
+    /// Removes files of the journal whose changes are all numbered `seq` or below.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub fn trim(&self, seq: u64) -> Result<()> {
+        self.log.journal().trim(seq)
     }
 
     /// Bytes of the journal.

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use axum::body::Bytes;
 use axum::http::StatusCode;
 use serde_json::value::RawValue;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use super::api::{
     ActivateRequest, AdAnswer, AdItem, DeleteRequest, EntityAnswer, ExplainRequest, ItemAnswer, ItemProblem, ItemStatus,
@@ -20,7 +20,7 @@ use super::api::{
 use super::parse;
 use super::plan::decode;
 use super::problem::Problem;
-use super::service::{Context, Service, WorkerState, written};
+use super::service::{Context, Service, WorkerState, json as written, unwritable};
 use crate::ads::Pinned;
 use crate::ads::control::{Level, Patch, Standing};
 use crate::live::{Change, Document, Place};
@@ -31,8 +31,6 @@ type Outcome<T> = std::result::Result<T, Problem>;
 
 /// Lines of one write, at most.
 const MAX_LINES: usize = 100_000;
-/// Texts offered at once.
-const MAX_TEXTS: usize = 20;
 
 /// One line of a write: what it asks for, or what is wrong with it.
 struct Item<T> {
@@ -172,7 +170,7 @@ impl Service {
         let plan = self.rules(&pinned).plan(query, context.arrived).map_err(|problem| problem.within("/query"))?;
         let query = self.ad_query(&plan, &pinned)?;
         let explanation = pinned.view().explain(&query, key, &mut worker.scratch)?;
-        let mut answer = serde_json::to_value(&explanation).map_err(|error| super::service::unwritable(&error))?;
+        let mut answer = serde_json::to_value(&explanation).map_err(|error| unwritable(&error))?;
         answer["request_id"] = json!(&*context.request_id);
         answer["index_version"] = json!(pinned.version.at.id);
         answer["control_epoch"] = json!(pinned.epoch.number());
@@ -228,17 +226,6 @@ impl Service {
         let Nothing {} = parse::json(body)?;
         let made = self.collection.compact(&Silent)?;
         written(&json!({"compacted": made.is_some(), "active": self.collection.active().at.id}))
-    }
-
-    /// Answers `GET .../queries?prefix=`: known texts that begin with, or else contain, what was typed.
-    pub(super) fn texts(&self, prefix: &str) -> Outcome<Vec<u8>> {
-        let typed = prefix.trim().to_lowercase();
-        let texts = self.known_texts().iter().map(|text| (text.to_lowercase(), text));
-        let mut found: Vec<(bool, &String)> =
-            texts.filter(|(lower, _)| lower.contains(&typed)).map(|(lower, text)| (!lower.starts_with(&typed), text)).collect();
-        found.sort();
-        let queries: Vec<&String> = found.into_iter().map(|(_, text)| text).take(MAX_TEXTS).collect();
-        written(&json!({"queries": queries}))
     }
 
     /// Runs what takes long on a thread that may block.

@@ -18,6 +18,7 @@ use super::nearest::nearest;
 use super::slow_log::SlowLogSection;
 use super::telemetry::LogSection;
 use super::tls::TlsSection;
+use crate::ads::{AdSettings, CollectionOptions};
 use crate::dense::{OpenOptions, Store, Tier};
 use crate::error::{Error, Result};
 
@@ -25,8 +26,8 @@ use crate::error::{Error, Result};
 pub const DEFAULTS: &str = include_str!("../../config/server.toml");
 
 /// Settings whose values are paths: in a file they are relative to the folder of that file.
-const PATHS: [&str; 5] =
-    ["known_queries.texts", "known_queries.vectors", "auth.keys_file", "tls.certificate", "tls.key"];
+const PATHS: [&str; 7] =
+    ["known_queries.texts", "known_queries.vectors", "auth.keys_file", "tls.certificate", "tls.key", "ads.state", "ads.versions"];
 
 /// Everything that can be set; `config/server.toml` explains each key.
 #[derive(Clone, Debug, Deserialize)]
@@ -35,6 +36,7 @@ const PATHS: [&str; 5] =
 pub struct ServerConfig {
     pub server: ServerSection,
     pub index: IndexSection,
+    pub ads: AdsSection,
     pub limits: Limits,
     pub timeouts: Timeouts,
     pub workers: Workers,
@@ -71,6 +73,35 @@ impl IndexSection {
     pub fn options(&self) -> OpenOptions {
         let IndexSection { store, direct, page_cache_bytes, dense_tier } = *self;
         OpenOptions { store, direct, page_cache: page_cache_bytes, tier: dense_tier }
+    }
+}
+
+/// `[ads]`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[allow(missing_docs)]
+pub struct AdsSection {
+    pub state: PathBuf,
+    pub versions: PathBuf,
+    pub group_attribute: String,
+    pub default_ctr: f32,
+    pub compact_changes: usize,
+    pub canary_recall: f64,
+    pub recall_every: u64,
+}
+
+impl AdsSection {
+    /// How the collection is run, its versions opened as `open` says.
+    pub fn options(&self, open: OpenOptions) -> CollectionOptions {
+        let given = |path: &Path| (!path.as_os_str().is_empty()).then(|| path.to_path_buf());
+        CollectionOptions {
+            open,
+            settings: AdSettings { group_attribute: self.group_attribute.clone(), default_ctr: self.default_ctr },
+            state: given(&self.state),
+            versions: given(&self.versions),
+            canary_recall: self.canary_recall,
+            compact_changes: self.compact_changes,
+        }
     }
 }
 
@@ -288,6 +319,12 @@ impl ServerConfig {
         let (default, max) = (self.timeouts.search_ms, self.timeouts.search_max_ms);
         if default > max {
             let reason = format!("timeouts.search_ms ({default}) is larger than timeouts.search_max_ms ({max})");
+            return Err(Error::params("configuration", reason));
+        }
+        let ads = &self.ads;
+        if !(0.0..=1.0).contains(&ads.canary_recall) || !(0.0..=1.0).contains(&ads.default_ctr) {
+            let (recall, ctr) = (ads.canary_recall, ads.default_ctr);
+            let reason = format!("ads.canary_recall {recall} and ads.default_ctr {ctr} must be between 0 and 1");
             return Err(Error::params("configuration", reason));
         }
         let known = &self.known_queries;

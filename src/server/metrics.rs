@@ -11,6 +11,8 @@ use std::fmt::Write as _;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
+use super::status::RecallEstimate;
+use crate::ads::Dropped;
 use crate::search::SearchStats;
 
 /// Upper bounds of the histograms' buckets, in seconds: 1-2.5-5 from 10 us to 10 s.
@@ -37,6 +39,9 @@ pub(super) const ROUTES: [&str; 16] = [
     "/docs/{file}",
     "other",
 ];
+
+/// Why ads that were good enough were not answered.
+const REASONS: [&str; 5] = ["dead", "ineligible", "blocked", "irrelevant", "ranked_out"];
 
 const STEPS: [&str; 4] = ["probe", "scan", "fetch", "rank"];
 
@@ -88,6 +93,9 @@ pub(super) struct Metrics {
     vectors_read: AtomicU64,
     vectors_cached: AtomicU64,
     bytes_read: AtomicU64,
+    dropped: [AtomicU64; REASONS.len()],
+    ads_written: AtomicU64,
+    control_written: AtomicU64,
     /// Requests refused because they would have waited too long.
     pub(super) shed: AtomicU64,
     /// Connections open now.
@@ -104,6 +112,14 @@ pub(super) struct Gauges<'a> {
     pub(super) store: String,
     pub(super) rows: u64,
     pub(super) index_bytes: u64,
+    pub(super) delta_rows: u64,
+    pub(super) tombstones: u64,
+    pub(super) sequence: u64,
+    pub(super) control_epoch: u64,
+    pub(super) switches: u64,
+    pub(super) compactions: u64,
+    /// Of relevance and of revenue.
+    pub(super) recall: [Option<RecallEstimate>; 2],
     pub(super) queued: usize,
     pub(super) queue_capacity: usize,
     pub(super) backlog: Duration,
@@ -127,6 +143,9 @@ impl Default for Metrics {
             vectors_read: AtomicU64::default(),
             vectors_cached: AtomicU64::default(),
             bytes_read: AtomicU64::default(),
+            dropped: Default::default(),
+            ads_written: AtomicU64::default(),
+            control_written: AtomicU64::default(),
             shed: AtomicU64::default(),
             connections: AtomicU64::default(),
             refused: AtomicU64::default(),
@@ -142,6 +161,24 @@ impl Metrics {
         if let Some(count) = self.routes[route].by_status.get(usize::from(status).wrapping_sub(100)) {
             count.fetch_add(1, Relaxed);
         }
+    }
+
+    /// Counts what a query did not find for another reason than its score.
+    pub(super) fn dropped(&self, dropped: &Dropped) {
+        let Dropped { dead, ineligible, blocked, irrelevant, ranked_out } = *dropped;
+        for (count, dropped) in self.dropped.iter().zip([dead, ineligible, blocked, irrelevant, ranked_out]) {
+            count.fetch_add(dropped, Relaxed);
+        }
+    }
+
+    /// Counts changes of ads that were acknowledged.
+    pub(super) fn ads_written(&self, count: usize) {
+        self.ads_written.fetch_add(count as u64, Relaxed);
+    }
+
+    /// Counts patches of the control table that were acknowledged.
+    pub(super) fn control_written(&self, count: usize) {
+        self.control_written.fetch_add(count as u64, Relaxed);
     }
 
     /// Counts a query that was searched, with less effort than was asked for if `lowered`.
@@ -221,6 +258,10 @@ impl Metrics {
             ("bigrain_queue_capacity", "The most requests that may wait.", gauges.queue_capacity as u64),
             ("bigrain_workers", "Worker threads.", gauges.threads as u64),
             ("bigrain_index_rows", "Rows of the index.", gauges.rows),
+            ("bigrain_delta_rows", "Ads that came after the version was built.", gauges.delta_rows),
+            ("bigrain_tombstones", "Rows of the version that were replaced or deleted.", gauges.tombstones),
+            ("bigrain_sequence", "Number of the last visible change of ads.", gauges.sequence),
+            ("bigrain_control_epoch", "Epoch of the control table.", gauges.control_epoch),
             ("bigrain_index_memory_bytes", "Memory held by the index.", gauges.index_bytes),
         ];
         for (name, help, value) in counts {
@@ -230,6 +271,29 @@ impl Metrics {
         let backlog = gauges.backlog.as_secs_f64();
         head(text, "bigrain_queue_work_seconds", "gauge", "How long the waiting work will take, as estimated.");
         let _ = writeln!(text, "bigrain_queue_work_seconds {backlog}");
+        head(text, "bigrain_dropped_total", "counter", "Candidates not answered, by reason.");
+        for (reason, count) in REASONS.iter().zip(&self.dropped) {
+            let _ = writeln!(text, "bigrain_dropped_total{{reason=\"{reason}\"}} {}", count.load(Relaxed));
+        }
+        let totals = [
+            ("bigrain_ads_written_total", "Changes of ads acknowledged.", self.ads_written.load(Relaxed)),
+            ("bigrain_control_written_total", "Patches of the control table acknowledged.", self.control_written.load(Relaxed)),
+            ("bigrain_version_switches_total", "Versions activated.", gauges.switches),
+            ("bigrain_compactions_total", "Versions made by compaction.", gauges.compactions),
+        ];
+        for (name, help, value) in totals {
+            head(text, name, "counter", help);
+            let _ = writeln!(text, "{name} {value}");
+        }
+        let names = ["bigrain_recall_estimate", "bigrain_ecpm_recall_estimate"];
+        for (name, estimate) in names.into_iter().zip(gauges.recall) {
+            if let Some(estimate) = estimate {
+                head(text, name, "gauge", "Estimated on live queries; its standard error beside it.");
+                let _ = writeln!(text, "{name} {}", estimate.estimate);
+                head(text, &format!("{name}_error"), "gauge", "Standard error of the estimate.");
+                let _ = writeln!(text, "{name}_error {}", estimate.standard_error);
+            }
+        }
         head(text, "bigrain_worker_panics_total", "counter", "Tasks that panicked.");
         let _ = writeln!(text, "bigrain_worker_panics_total {}", gauges.panics);
         head(text, "bigrain_index_info", "gauge", "The version that is served.");

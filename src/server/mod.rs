@@ -44,6 +44,8 @@
 
 mod accept;
 mod admission;
+mod ads;
+mod ads_routes;
 mod api;
 mod auth;
 mod config;

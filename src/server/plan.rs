@@ -82,6 +82,18 @@ fn sparse_weight(asked: Option<f32>) -> Result<f32, Problem> {
     Err(Problem::meaning("params_out_of_range", "/params/sparse_weight", detail, remedy))
 }
 
+/// The vector in base64.
+pub(super) fn decode(text: &str, dtype: Option<Dtype>) -> Result<Vec<f32>, Problem> {
+    let remedy = "send standard base64 of little-endian elements of dtype";
+    let bad = |detail: String| Problem::meaning("bad_base64", "/vector_b64", detail, remedy);
+    let scalar = match dtype.unwrap_or_default() {
+        Dtype::F32 => Scalar::F32,
+        Dtype::F16 => Scalar::F16,
+    };
+    let bytes = BASE64.decode(text).map_err(|error| bad(error.to_string()))?;
+    scalar.decode(&bytes).ok_or_else(|| bad(format!("{} bytes are not a whole number of elements", bytes.len())))
+}
+
 /// The order asked for, and what limits it.
 fn ranking(request: &SearchRequest) -> Result<Ranking, Problem> {
     let alpha = request.alpha.unwrap_or(1.0);
@@ -289,16 +301,7 @@ impl Rules<'_> {
         match (vector, vector_b64, text, key) {
             (Some(vector), None, None, None) => self.vector(vector, "/vector").map(Query::Vector),
             (None, Some(text), None, None) => {
-                let remedy = "send standard base64 of little-endian elements of dtype";
-                let bad = |detail: String| Problem::meaning("bad_base64", "/vector_b64", detail, remedy);
-                let scalar = match dtype.unwrap_or_default() {
-                    Dtype::F32 => Scalar::F32,
-                    Dtype::F16 => Scalar::F16,
-                };
-                let bytes = BASE64.decode(&text).map_err(|error| bad(error.to_string()))?;
-                let vector = scalar
-                    .decode(&bytes)
-                    .ok_or_else(|| bad(format!("{} bytes are not a whole number of elements", bytes.len())))?;
+                let vector = decode(&text, dtype)?;
                 self.vector(vector, "/vector_b64").map(Query::Vector)
             }
             (None, None, Some(text), None) => self.text(&text).map(Query::Vector),

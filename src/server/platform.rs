@@ -1,7 +1,7 @@
 //! What surrounds every request of a server, put together: keys, admission, what is told afterwards.
 
 use std::net::SocketAddr;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use tokio_rustls::TlsAcceptor;
 
@@ -19,7 +19,7 @@ pub(super) struct Platform {
     pub(super) keys: Keys,
     pub(super) admission: Admission,
     pub(super) slow: SlowLog,
-    pub(super) status: Status,
+    pub(super) status: Arc<Status>,
     pub(super) telemetry: Telemetry,
     pub(super) tls: Option<TlsAcceptor>,
     /// Where the server listens, once it does.
@@ -36,7 +36,7 @@ impl Platform {
             keys: Keys::load(&config.auth)?,
             admission: Admission::new(config, searcher),
             slow: SlowLog::new(&config.slow_log),
-            status: Status::default(),
+            status: Arc::default(),
             telemetry: Telemetry::start(&config.log)?,
             tls: config.tls.acceptor()?,
             address: OnceLock::new(),

@@ -8,7 +8,6 @@
 //! The deadline of a request runs from its arrival. It is looked at when a worker takes the query up (an expired query
 //! is not searched at all), and by the engine between lists.
 
-use std::borrow::Cow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
@@ -17,8 +16,10 @@ use axum::body::Bytes;
 use axum::http::StatusCode;
 use serde_json::value::{RawValue, to_raw_value};
 
+use super::ads::{place_name, record_at, vector_at};
 use super::api::{
-    BatchAnswer, BatchRequest, CollectionAnswer, Coverage, Found, FoundHit, LimitsAnswer, NpyParams, SearchAnswer,
+    AttributeAnswer, BatchAnswer, BatchRequest, CollectionAnswer, Coverage, Found, FoundHit, HitExplained, LimitsAnswer,
+    NpyParams, SearchAnswer, SearchRequest, StatsAnswer,
 };
 use super::config::ServerConfig;
 use super::known::KnownQueries;
@@ -28,22 +29,30 @@ use super::plan::{Plan, Query, Rules};
 use super::platform::Platform;
 use super::pool::{Job, Lost, Pending, Pool};
 use super::problem::Problem;
-use super::status::Status;
+use super::status::{LiveState, RecallEstimate, Status};
 use super::trail::{Step, Trail};
+use crate::ads::{
+    AdAnswer, AdQuery, Answered, Candidate, Collection, Dropped, Estimate, OnlineRecall, Pinned, RankBy, ecpm_micros,
+};
+use crate::attributes::Attribute;
 use crate::error::{Error, Result};
-use crate::search::{Hit, Scratch, SearchStats, Searcher};
+use crate::live::Place;
+use crate::search::{Scratch, SearchStats, Searcher};
+
+/// What a task that is no search is taken to cost, until it is known.
+const TASK_COST: Duration = Duration::from_millis(1);
 
 /// What a worker keeps from query to query.
 pub struct WorkerState {
-    scratch: Scratch,
-    hits: Vec<Hit>,
+    pub(super) scratch: Scratch,
 }
 
-/// One index being served. Shared by all connections.
+/// One collection being served. Shared by all connections.
 pub struct Service {
     config: ServerConfig,
-    searcher: Arc<Searcher>,
+    pub(super) collection: Arc<Collection>,
     known: KnownQueries,
+    recall: Option<OnlineRecall>,
     pool: Pool<WorkerState>,
     pub(super) metrics: Metrics,
     pub(super) platform: Platform,
@@ -71,29 +80,47 @@ pub(super) enum Batch {
 }
 
 impl Service {
-    /// Starts the workers and reads the known queries of `config`.
+    /// Starts the workers over one open index, which is served read-only.
+    ///
+    /// # Errors
+    /// As [`Service::over`].
+    pub fn start(config: ServerConfig, searcher: Arc<Searcher>) -> Result<Arc<Service>> {
+        let options = config.ads.options(config.index.options());
+        Service::over(config, Collection::read_only(searcher, options)?)
+    }
+
+    /// Starts the workers over a collection, its upkeep, and the judging of live queries; reads the known queries of `config`.
     ///
     /// # Errors
     /// Known queries that cannot be read or do not fit the index; no threads to be had.
-    pub fn start(config: ServerConfig, searcher: Arc<Searcher>) -> Result<Arc<Service>> {
+    pub fn over(config: ServerConfig, collection: Arc<Collection>) -> Result<Arc<Service>> {
         let files = &config.known_queries;
+        let active = collection.active();
         let known = match files.texts.as_os_str().is_empty() {
             true => KnownQueries::default(),
-            false => KnownQueries::load(&files.texts, &files.vectors, searcher.dim())?,
+            false => KnownQueries::load(&files.texts, &files.vectors, active.searcher.dim())?,
         };
         let threads = match config.workers.threads {
             0 => std::thread::available_parallelism().map_or(1, usize::from),
             threads => threads,
         };
-        let of_pool = searcher.clone();
-        let worker = move || WorkerState { scratch: of_pool.scratch(), hits: Vec::new() };
+        let worker = || WorkerState { scratch: Scratch::default() };
         let bound = Duration::from_millis(config.admission.queue_ms);
         let pool = Pool::start(threads, config.workers.queue, bound, worker)?;
-        let platform = Platform::start(&config, &searcher)?;
+        let platform = Platform::start(&config, &active.searcher)?;
+        collection.start_upkeep(|what, error| tracing::error!(%error, "{what} failed"))?;
+        let status = platform.status.clone();
+        let recall = match config.ads.recall_every {
+            0 => None,
+            every => Some(OnlineRecall::start(every, move |recall, revenue| {
+                status.record_recall(estimate_of(recall));
+                status.record_ecpm_recall(estimate_of(revenue));
+            })?),
+        };
         let since_epoch = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
         let run = since_epoch.as_nanos() as u32 ^ std::process::id();
         let (metrics, draining, requests) = Default::default();
-        Ok(Arc::new(Service { config, searcher, known, pool, metrics, platform, draining, run, requests }))
+        Ok(Arc::new(Service { config, collection, known, recall, pool, metrics, platform, draining, run, requests }))
     }
 
     /// The settings in force.
@@ -128,8 +155,15 @@ impl Service {
         self.draining.load(Relaxed)
     }
 
-    pub(super) fn index_version(&self) -> String {
-        self.searcher.version().to_string()
+    /// What is served at this moment.
+    pub(super) fn present(&self) -> Pinned {
+        let pinned = self.collection.pin(None, 0);
+        self.platform.status.record_live(LiveState {
+            control_epoch: pinned.epoch.number(),
+            delta_rows: pinned.snapshot.delta_rows() as u64,
+            tombstones: pinned.snapshot.tombstones() as u64,
+        });
+        pinned
     }
 
     /// Refuses a collection that is not served here.
@@ -169,14 +203,25 @@ impl Service {
     }
 
     pub(super) fn describe(&self) -> std::result::Result<Vec<u8>, Problem> {
-        let searcher = &self.searcher;
+        let pinned = self.present();
+        let searcher = &pinned.version.searcher;
+        let schema = searcher.index().attributes().map(|columns| columns.schema().attributes());
+        let named = |attribute: &Attribute| AttributeAnswer {
+            name: attribute.name.clone(),
+            r#type: attribute.kind.to_string(),
+        };
         json(&CollectionAnswer {
             name: &self.config.server.collection,
             index_version: searcher.version(),
-            rows: searcher.rows(),
+            control_epoch: pinned.epoch.number(),
+            rows: pinned.snapshot.rows(),
+            delta_rows: pinned.snapshot.delta_rows(),
+            tombstones: pinned.snapshot.tombstones(),
+            writable: self.collection.check_writable().is_ok(),
+            attributes: schema.unwrap_or_default().iter().map(named).collect(),
             dim: searcher.dim(),
             metric: searcher.metric().to_string(),
-            memory_bytes: searcher.memory_bytes(),
+            memory_bytes: pinned.version.memory_bytes(),
             notes: searcher.notes(),
             known_queries: self.known.texts().len(),
             limits: self.limits(),
@@ -184,13 +229,23 @@ impl Service {
     }
 
     pub(super) fn metrics_text(&self) -> String {
+        let pinned = self.present();
+        let searcher = &pinned.version.searcher;
+        let (switches, compactions) = self.collection.counts();
         self.metrics.render(&Gauges {
             collection: &self.config.server.collection,
-            version: self.searcher.version(),
-            metric: self.searcher.metric().to_string(),
-            store: self.searcher.index().dense().store().to_string(),
-            rows: self.searcher.rows(),
-            index_bytes: self.searcher.memory_bytes(),
+            version: searcher.version(),
+            metric: searcher.metric().to_string(),
+            store: searcher.index().dense().store().to_string(),
+            rows: pinned.snapshot.rows(),
+            index_bytes: pinned.version.memory_bytes(),
+            delta_rows: pinned.snapshot.delta_rows() as u64,
+            tombstones: pinned.snapshot.tombstones() as u64,
+            sequence: pinned.snapshot.seq(),
+            control_epoch: pinned.epoch.number(),
+            switches,
+            compactions,
+            recall: self.platform.status.recalls(),
             queued: self.pool.queued(),
             queue_capacity: self.pool.capacity(),
             backlog: self.pool.backlog(),
@@ -232,17 +287,20 @@ impl Service {
         context: Context,
     ) -> std::result::Result<Vec<u8>, Problem> {
         let (service, arrived, trail) = (self.clone(), context.arrived, context.trail.clone());
+        // All of a batch sees the same state.
+        let pinned = Arc::new(self.collection.pin(None, self.chance()));
+        let of_plan = pinned.clone();
         let job = match &batch {
             Batch::Json(body) | Batch::Npy(body, _) => self.platform.admission.ask_batch(body, arrived),
         };
         let plan = move |_: &mut WorkerState| {
             let begun = Instant::now();
-            let plans = service.plan_batch(&batch, arrived);
+            let plans = service.plan_batch(&batch, &of_plan, arrived);
             trail.ran(Step::Plan, begun);
             plans
         };
         let plans = self.answer(self.submit(job, &context.trail, plan)?).await?;
-        let shares = self.submit_shares(plans, &context.trail)?;
+        let shares = self.submit_shares(plans, &pinned, &context.trail)?;
         let mut results = Vec::new();
         for share in shares {
             results.append(&mut self.answer(share).await?);
@@ -250,16 +308,17 @@ impl Service {
         json(&BatchAnswer {
             request_id: &context.request_id,
             took_ms: took_ms(arrived),
-            index_version: self.searcher.version(),
+            index_version: &pinned.version.at.id,
+            control_epoch: pinned.epoch.number(),
             results,
         })
     }
 
-    fn plan_batch(&self, batch: &Batch, arrived: Instant) -> std::result::Result<Vec<Plan>, Problem> {
+    fn plan_batch(&self, batch: &Batch, pinned: &Pinned, arrived: Instant) -> std::result::Result<Vec<Plan>, Problem> {
         let requests = match batch {
             Batch::Json(body) => parse::json::<BatchRequest>(body)?.into_queries(),
             Batch::Npy(body, params) => {
-                let rows = parse::npy(body, self.searcher.dim())?;
+                let rows = parse::npy(body, pinned.version.searcher.dim())?;
                 rows.into_iter().map(|vector| params.request(vector)).collect()
             }
         };
@@ -268,13 +327,18 @@ impl Service {
             let detail = format!("the batch has {} queries", requests.len());
             return Err(Problem::meaning("batch_out_of_range", "/queries", detail, format!("send 1 to {max} queries")));
         }
-        let rules = self.rules();
+        let rules = self.rules(pinned);
         let plan = |(number, request)| rules.plan(request, arrived).map_err(|p: Problem| p.within(&place(number)));
         requests.into_iter().enumerate().map(plan).collect()
     }
 
     /// Queues a batch in at most one share a worker.
-    fn submit_shares(self: &Arc<Self>, plans: Vec<Plan>, trail: &Arc<Trail>) -> std::result::Result<Shares, Problem> {
+    fn submit_shares(
+        self: &Arc<Self>,
+        plans: Vec<Plan>,
+        pinned: &Arc<Pinned>,
+        trail: &Arc<Trail>,
+    ) -> std::result::Result<Shares, Problem> {
         let job = Job {
             cost: Duration::ZERO,
             deadline: plans.iter().map(|plan| plan.deadline).min(),
@@ -284,10 +348,10 @@ impl Service {
         let mut plans = plans.into_iter().enumerate();
         let mut tasks = Vec::new();
         while plans.len() > 0 {
-            let (service, trail) = (self.clone(), trail.clone());
+            let (service, trail, pinned) = (self.clone(), trail.clone(), pinned.clone());
             let plans: Vec<_> = plans.by_ref().take(share).collect();
-            let cost = plans.iter().map(|(_, plan)| self.platform.admission.cost(&plan.params)).sum();
-            tasks.push((cost, move |worker: &mut WorkerState| service.search_share(&plans, worker, &trail)));
+            let cost = plans.iter().map(|(_, plan)| self.platform.admission.cost(&plan.ad.params)).sum();
+            tasks.push((cost, move |worker: &mut WorkerState| service.search_share(&plans, &pinned, worker, &trail)));
         }
         self.pool.submit_all(job, tasks).map_err(|lost| self.shed(lost))
     }
@@ -295,15 +359,32 @@ impl Service {
     fn search_share(
         &self,
         plans: &[(usize, Plan)],
+        pinned: &Pinned,
         worker: &mut WorkerState,
         trail: &Trail,
     ) -> std::result::Result<Vec<Box<RawValue>>, Problem> {
         let search = |(number, plan): &(usize, Plan)| {
-            let (stats, coverage, hits) =
-                self.find(plan, worker, trail).map_err(|problem| problem.within(&place(*number)))?;
-            raw(&Found { coverage, hits, stats: plan.stats.then_some(&stats) })
+            let found = self.find(plan, pinned, worker, trail).map_err(|problem| problem.within(&place(*number)))?;
+            raw(&found.answer(plan))
         };
         plans.iter().map(search).collect()
+    }
+
+    /// What a plan asks of the engine, its query vectors read.
+    pub(super) fn ad_query(&self, plan: &Plan, pinned: &Pinned) -> std::result::Result<AdQuery, Problem> {
+        let mut query = plan.ad.clone();
+        for (number, (asked, weight)) in plan.queries.iter().enumerate() {
+            let vector = match asked {
+                Query::Vector(vector) => vector.clone(),
+                Query::Key(key) => {
+                    // More like this, without this.
+                    query.block.keys.insert(*key);
+                    vector_at(pinned, *key)?.ok_or_else(|| unknown_key(plan, number, *key))?
+                }
+            };
+            query.vectors.push((vector, *weight));
+        }
+        Ok(query)
     }
 
     /// Carries out a plan. With `allow_partial` a search cut short is flagged; one that has found nothing is 504
@@ -311,66 +392,117 @@ impl Service {
     fn find(
         &self,
         plan: &Plan,
+        pinned: &Pinned,
         worker: &mut WorkerState,
         trail: &Trail,
-    ) -> std::result::Result<(SearchStats, Coverage, Vec<FoundHit>), Problem> {
+    ) -> std::result::Result<FoundAds, Problem> {
         let begun = Instant::now();
         if begun >= plan.deadline {
             return Err(Problem::deadline(plan.timeout_ms));
         }
-        let vector = match &plan.query {
-            Query::Vector(vector) => Cow::Borrowed(vector),
-            Query::Key(key) => Cow::Owned(self.searcher.vector(*key)?.ok_or_else(|| {
-                Problem::meaning("unknown_key", "/key", format!("the index has no key {key}"), "use the key of a hit")
-            })?),
-        };
-        let (params, lowered) = self.platform.admission.lowered(&plan.params, self.pool.backlog());
-        let stats = match self.searcher.search(&vector, &params, &mut worker.scratch, &mut worker.hits) {
+        let mut query = self.ad_query(plan, pinned)?;
+        let (params, lowered) = self.platform.admission.lowered(&query.params, self.pool.backlog());
+        query.params = params;
+        let found = match pinned.view().search(&query, &mut worker.scratch) {
             Err(Error::DeadlineExceeded(_)) => return Err(Problem::deadline(plan.timeout_ms)),
             outcome => outcome?,
         };
+        let AdAnswer { hits, stats, dropped } = found;
         self.metrics.searched(&stats, lowered);
+        self.metrics.dropped(&dropped);
         trail.searched(begun, &stats);
         let complete = stats.fraction >= 1.0;
-        if !complete && (!plan.allow_partial || worker.hits.is_empty()) {
+        if !complete && (!plan.allow_partial || hits.is_empty()) {
             return Err(Problem::deadline(plan.timeout_ms));
         }
         let mut degraded = Vec::new();
         degraded.extend((!complete).then_some("deadline"));
         degraded.extend(lowered.then_some("load_reduced_effort"));
         let coverage = Coverage { complete, fraction: stats.fraction, degraded };
-        let hits = self.write_hits(plan, &worker.hits)?;
+        let written = hits.iter().map(|hit| self.write_hit(plan, pinned, hit, worker)).collect::<Result<_>>()?;
         if lowered {
             trail.lowered();
         }
-        self.platform.admission.observe(&params, &stats, begun.elapsed());
-        Ok((stats, coverage, hits))
+        self.platform.admission.observe(&query.params, &stats, begun.elapsed());
+        Ok(FoundAds { query, hits, written, stats, dropped, coverage })
     }
 
-    fn write_hits(&self, plan: &Plan, hits: &[Hit]) -> Result<Vec<FoundHit>> {
-        let asked = match plan.query {
-            Query::Key(key) => Some(key),
-            Query::Vector(_) => None,
+    fn write_hit(&self, plan: &Plan, pinned: &Pinned, hit: &Candidate, worker: &mut WorkerState) -> Result<FoundHit> {
+        let known = |id: u64| Some(id).filter(|&id| id != 0);
+        let alpha = match plan.ad.ranking.by {
+            RankBy::Ecpm { alpha } => Some(alpha),
+            RankBy::Relevance => None,
         };
-        let others = hits.iter().filter(|hit| Some(hit.key) != asked);
-        let write = |hit: &Hit| {
-            let fields = if plan.with_fields { self.fields(hit)? } else { None };
-            Ok(FoundHit { key: hit.key, score: hit.score, fields })
-        };
-        others.skip(plan.offset).take(plan.limit).map(write).collect()
+        let has_bid = hit.standing.bid_micros > 0 || alpha.is_some();
+        Ok(FoundHit {
+            key: hit.key,
+            score: hit.score,
+            relevance: hit.relevance,
+            bid_micros: has_bid.then_some(hit.standing.bid_micros),
+            ecpm_micros: has_bid.then(|| ecpm_micros(hit.relevance, alpha.unwrap_or(1.0), hit.value).round() as u64),
+            advertiser: known(hit.standing.advertiser),
+            campaign: known(hit.standing.campaign),
+            ad_group: known(hit.standing.ad_group),
+            vector: plan.several.then_some(hit.vector),
+            explain: if plan.explain { Some(self.explain_hit(plan, pinned, hit, worker)?) } else { None },
+            fields: if plan.with_fields { record_at(pinned, hit.place)? } else { None },
+        })
     }
 
-    fn fields(&self, hit: &Hit) -> Result<Option<Box<RawValue>>> {
-        let parse = |text| {
-            RawValue::from_string(text).map_err(|e| Error::corrupt("fields", format!("row {}", hit.row), e.to_string()))
+    fn explain_hit(
+        &self,
+        plan: &Plan,
+        pinned: &Pinned,
+        hit: &Candidate,
+        worker: &mut WorkerState,
+    ) -> Result<HitExplained> {
+        let list = match (hit.place, &plan.queries[hit.vector].0) {
+            (Place::Base(row), Query::Vector(vector)) => {
+                Some(pinned.version.searcher.list_rank(vector, row, &mut worker.scratch)?)
+            }
+            _ => None,
         };
-        self.searcher.fields(hit.row)?.map(parse).transpose()
+        Ok(HitExplained {
+            place: place_name(hit.place),
+            list: list.map(|(list, _)| list),
+            list_rank: list.map(|(_, rank)| rank),
+            ctr: hit.standing.ctr.unwrap_or(self.config.ads.default_ctr),
+            ordered_by: hit.rank_score,
+        })
     }
 
-    fn rules(&self) -> Rules<'_> {
-        let (dim, metric) = (self.searcher.dim(), self.searcher.metric());
-        let calibration = &self.searcher.index().manifest().calibration;
-        Rules { config: &self.config, known: &self.known, dim, metric, calibration }
+    /// Hands one of many answers over to be judged.
+    fn judge(&self, pinned: Pinned, found: FoundAds) {
+        if let Some(recall) = self.recall.as_ref().filter(|recall| recall.wants())
+            && found.stats.fraction >= 1.0
+            && !found.query.params.exact
+        {
+            recall.offer(Answered { pinned, query: found.query, hits: found.hits });
+        }
+    }
+
+    /// Spreads requests without a key while traffic is split.
+    fn chance(&self) -> u64 {
+        self.requests.load(Relaxed)
+    }
+
+    pub(super) fn rules<'a>(&'a self, pinned: &'a Pinned) -> Rules<'a> {
+        let searcher = &pinned.version.searcher;
+        let calibration = &searcher.index().manifest().calibration;
+        Rules { config: &self.config, known: &self.known, dim: searcher.dim(), metric: searcher.metric(), calibration }
+    }
+
+    /// Runs a task of writing or looking up on the workers.
+    pub(super) async fn on_worker(
+        self: &Arc<Self>,
+        context: Context,
+        task: impl FnOnce(&Service, &Context, &mut WorkerState) -> std::result::Result<Vec<u8>, Problem> + Send + 'static,
+    ) -> std::result::Result<Vec<u8>, Problem> {
+        let (service, trail) = (self.clone(), context.trail.clone());
+        let deadline = context.arrived + Duration::from_millis(self.config.timeouts.search_max_ms);
+        let job = Job { cost: TASK_COST, deadline: Some(deadline), partial: false };
+        let pending = self.submit(job, &trail, move |worker| task(&service, &context, worker))?;
+        self.answer(pending).await
     }
 
     /// Hands a task to the workers, within the span of its request.
@@ -406,6 +538,11 @@ impl Service {
     }
 }
 
+fn unknown_key(plan: &Plan, number: usize, key: u64) -> Problem {
+    let pointer = if plan.several { format!("/vectors/{number}/key") } else { "/key".to_string() };
+    Problem::meaning("unknown_key", pointer, format!("there is no ad with key {key}"), "use the key of a hit")
+}
+
 fn place(number: usize) -> String {
     format!("/queries/{number}")
 }
@@ -422,6 +559,27 @@ fn raw(answer: &impl serde::Serialize) -> std::result::Result<Box<RawValue>, Pro
     to_raw_value(answer).map_err(|error| unwritable(&error))
 }
 
-fn unwritable(error: &serde_json::Error) -> Problem {
+pub(super) fn unwritable(error: &serde_json::Error) -> Problem {
     Error::params("answer", error.to_string()).into()
+}
+
+fn estimate_of(estimate: Estimate) -> RecallEstimate {
+    RecallEstimate { estimate: estimate.mean, standard_error: estimate.standard_error, samples: estimate.queries }
+}
+
+/// What a plan found, and how it was asked.
+struct FoundAds {
+    query: AdQuery,
+    hits: Vec<Candidate>,
+    written: Vec<FoundHit>,
+    stats: SearchStats,
+    dropped: Dropped,
+    coverage: Coverage,
+}
+
+impl FoundAds {
+    fn answer<'a>(&'a self, plan: &Plan) -> Found<'a> {
+        let stats = plan.stats.then_some(StatsAnswer { steps: &self.stats, dropped: self.dropped });
+        Found { coverage: &self.coverage, hits: &self.written, stats }
+    }
 }

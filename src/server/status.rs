@@ -185,6 +185,12 @@ impl Status {
         self.ring().ecpm_recall = Some(estimate);
     }
 
+    /// The estimates of recall and of recall of revenue, where there are any.
+    pub(super) fn recalls(&self) -> [Option<RecallEstimate>; 2] {
+        let ring = self.ring();
+        [ring.recall, ring.ecpm_recall]
+    }
+
     /// Sets what changes while a version is served.
     pub fn record_live(&self, live: LiveState) {
         self.ring().live = Some(live);

@@ -15,7 +15,7 @@ pub(super) async fn status(State(service): Shared) -> Answer {
         queue_depth: service.pool().queued(),
         backlog: service.pool().backlog(),
         resident_bytes: resident_bytes(),
-        index_version: service.index_version(),
+        index_version: service.present().version.at.id.clone(),
     };
     Ok(json_response(json(&service.status().answer(present))?))
 }

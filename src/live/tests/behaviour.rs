@@ -125,7 +125,7 @@ fn compaction_makes_the_index_that_was_served() {
             changes.iter().for_each(|change| apply_to(&mut model, change));
             live.apply(changes).unwrap();
             check(&live, &model, &what);
-            let report = live.compact(&version(1), &Silent).unwrap();
+            let report = live.compact(live.snapshot().base(), &version(1), &Silent).unwrap();
             assert_eq!((report.rows, report.seq), (model.len() as u64, 99), "{what}");
             assert_eq!(report.added, live.snapshot().delta_rows() as u64);
             // Changes after the snapshot that was compacted.
@@ -142,7 +142,7 @@ fn compaction_makes_the_index_that_was_served() {
             check(&live, &model, &what);
             assert_eq!((live.snapshot().delta_rows(), live.snapshot().tombstones()), (2, 3), "{what}");
             codes_find_what_is_there(&codes, &what);
-            let again = live.compact(&version(1), &Silent).unwrap();
+            let again = live.compact(live.snapshot().base(), &version(1), &Silent).unwrap();
             assert_eq!((again.rows, again.seq), (model.len() as u64, 102));
         }
     }
@@ -174,13 +174,13 @@ fn an_index_without_records_gets_them_from_the_delta() {
     let plain = Document { record: "{}".into(), ..document(5, &mut Rng::new(1)) };
     model.insert(5, plain.clone());
     live.apply(vec![Change::Upsert(plain)]).unwrap();
-    live.compact(&version(1), &Silent).unwrap();
+    live.compact(live.snapshot().base(), &version(1), &Silent).unwrap();
     let base = open_base(&vfs, &version(1)).unwrap();
     assert_eq!(base.fields(0).unwrap(), None);
     let with = document(6, &mut Rng::new(2));
     model.insert(6, with.clone());
     live.apply(vec![Change::Upsert(with)]).unwrap();
-    live.compact(&version(2), &Silent).unwrap();
+    live.compact(live.snapshot().base(), &version(2), &Silent).unwrap();
     live.switch(open_base(&vfs, &version(2)).unwrap()).unwrap();
     assert_eq!(live.snapshot().delta_rows(), 0);
     check(&live, &model, "with records");
@@ -190,7 +190,7 @@ fn an_index_without_records_gets_them_from_the_delta() {
 fn an_index_of_nothing_is_refused() {
     let (vfs, live, model) = fresh(20, |_| ());
     live.apply(model.keys().map(|key| Change::Delete(*key)).collect()).unwrap();
-    let message = live.compact(&version(1), &Silent).unwrap_err().to_string();
+    let message = live.compact(live.snapshot().base(), &version(1), &Silent).unwrap_err().to_string();
     assert!(message.contains("every document is deleted"), "{message}");
     assert!(!vfs.exists(&version(1)).unwrap());
 }
@@ -206,7 +206,7 @@ fn going_back_keeps_all_changes_and_too_old_versions_are_refused() {
     };
     step(&live, &mut model, 1);
     for n in 1..=2 {
-        live.compact(&version(n), &Silent).unwrap();
+        live.compact(live.snapshot().base(), &version(n), &Silent).unwrap();
         step(&live, &mut model, 1 + n as u64);
         live.switch(open_base(&vfs, &version(n)).unwrap()).unwrap();
         check(&live, &model, "forward");
@@ -216,7 +216,7 @@ fn going_back_keeps_all_changes_and_too_old_versions_are_refused() {
         live.switch(open_base(&vfs, &version(n)).unwrap()).unwrap();
         check(&live, &model, "forward again");
     }
-    live.compact(&version(3), &Silent).unwrap();
+    live.compact(live.snapshot().base(), &version(3), &Silent).unwrap();
     live.switch(open_base(&vfs, &version(3)).unwrap()).unwrap();
     let message = live.switch(open_base(&vfs, &version(1)).unwrap()).unwrap_err().to_string();
     assert!(message.contains("too old"), "{message}");
@@ -238,7 +238,7 @@ fn a_journal_that_is_older_than_the_version_is_refused() {
     let old: Vec<_> = vfs.list(Path::new(LIVE)).unwrap().into_iter().map(|p| (vfs.bytes(&p).unwrap(), p)).collect();
     let live = open(&vfs, 0).unwrap();
     live.apply(vec![Change::Delete(20)]).unwrap();
-    live.compact(&version(1), &Silent).unwrap();
+    live.compact(live.snapshot().base(), &version(1), &Silent).unwrap();
     drop(live);
     vfs.remove_dir_all(Path::new(LIVE)).unwrap();
     old.iter().for_each(|(bytes, path)| vfs.put(path, bytes).unwrap());
@@ -345,7 +345,7 @@ fn many_writers_readers_and_switches_at_once() {
         let (live, vfs, done) = (&live, &vfs, &done);
         scope.spawn(move || {
             for n in 1.. {
-                live.compact(&version(n), &Silent).unwrap();
+                live.compact(live.snapshot().base(), &version(n), &Silent).unwrap();
                 live.switch(open_base(vfs, &version(n)).unwrap()).unwrap();
                 if done.load(Ordering::Relaxed) {
                     break;

@@ -89,7 +89,7 @@ impl Driver {
         match self.rng.below(12) {
             0 | 1 => {
                 self.newest += 1;
-                let report = self.live().compact(&version(self.newest), &Silent).unwrap();
+                let report = self.live().compact(self.live().snapshot().base(), &version(self.newest), &Silent).unwrap();
                 assert_eq!(report.seq, self.now.acked);
                 if self.rng.below(4) > 0 {
                     self.apply();
@@ -140,7 +140,7 @@ fn check_crash(run: &Run, operation: usize, survival: Survival, go_on: bool) {
         live.apply(vec![change]).unwrap();
         // What a crashed compaction left in a folder is no hindrance to the next one there.
         let next = (0..).find(|&n| open_base(&disk, &version(n)).is_err()).unwrap();
-        live.compact(&version(next), &Silent).unwrap_or_else(|error| panic!("{what}: {error}"));
+        live.compact(live.snapshot().base(), &version(next), &Silent).unwrap_or_else(|error| panic!("{what}: {error}"));
         live.switch(open_base(&disk, &version(next)).unwrap()).unwrap();
         assert_eq!(live.snapshot().delta_rows(), 0, "{what}");
         check(&live, &model, &what);

@@ -36,7 +36,7 @@ fn documents_pass_the_heads_of_the_base() {
     changes.iter().for_each(|change| apply_to(&mut model, change));
     live.apply(changes).unwrap();
     check_within(&live, &model, BOUND, "in the delta");
-    live.compact(&version(1), &Silent).unwrap();
+    live.compact(live.snapshot().base(), &version(1), &Silent).unwrap();
     let compacted = open_base(&vfs, &version(1)).unwrap();
     compacted.index().check_on(&vfs, &Silent).unwrap();
     // The same documents, built from files with the same quantizer: the same codes in the same lists, but for roundings.

@@ -240,8 +240,8 @@ impl NpyParams {
 /// The answer to one query; in a batch, one of `results`.
 #[derive(Serialize, ToSchema)]
 pub(in crate::server) struct Found<'a> {
-    pub(in crate::server) coverage: Coverage,
-    pub(in crate::server) hits: Vec<FoundHit>,
+    pub(in crate::server) coverage: &'a Coverage,
+    pub(in crate::server) hits: &'a [FoundHit],
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(in crate::server) stats: Option<StatsAnswer<'a>>,
 }
@@ -338,13 +338,31 @@ pub(in crate::server) struct BatchAnswer<'a> {
 pub(in crate::server) struct CollectionAnswer<'a> {
     pub(in crate::server) name: &'a str,
     pub(in crate::server) index_version: &'a str,
+    pub(in crate::server) control_epoch: u64,
+    /// Ads that can be found.
     pub(in crate::server) rows: u64,
+    /// Those of them that came after the version was built.
+    pub(in crate::server) delta_rows: usize,
+    /// Rows of the version that were replaced or deleted.
+    pub(in crate::server) tombstones: usize,
+    /// Whether ads and control may be changed.
+    pub(in crate::server) writable: bool,
+    /// What can be filtered by.
+    pub(in crate::server) attributes: Vec<AttributeAnswer>,
     pub(in crate::server) dim: usize,
     pub(in crate::server) metric: String,
     pub(in crate::server) memory_bytes: u64,
     pub(in crate::server) notes: &'a [String],
     pub(in crate::server) known_queries: usize,
     pub(in crate::server) limits: LimitsAnswer,
+}
+
+/// An attribute that can be filtered by.
+#[derive(Serialize, ToSchema)]
+pub(in crate::server) struct AttributeAnswer {
+    pub(in crate::server) name: String,
+    /// `keyword`, `integer`, `float`, `boolean` or `keywords`.
+    pub(in crate::server) r#type: String,
 }
 
 /// The limits that requests are held to.
