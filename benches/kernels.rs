@@ -200,7 +200,7 @@ fn scan(bench: &Bench, bits: CodeBits, bytes: usize, rows: usize, list: usize, w
         let kernel = if bits == CodeBits::Four { kernels.scan4 } else { kernels.scan8 };
         let mut survivors = (0, 0u64);
         for codes in &lists {
-            let run = PackedRows { codes, rows: list, terms: &terms, term_weight: 300 };
+            let run = PackedRows { codes, rows: list, terms: &terms, term_weight: 300, passing: &[] };
             let count = kernel(run, tables, threshold, &mut found, &mut scores);
             let total: u64 = found[..count].iter().zip(&scores).map(|(&row, &score)| u64::from(row ^ score)).sum();
             survivors = (survivors.0 + count, survivors.1 + total);

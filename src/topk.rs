@@ -63,10 +63,16 @@ impl Reservoir {
         self.floor = if n == 0 { u64::MAX } else { 0 };
     }
 
+    /// Whether a key made by [`order_key`] may still count.
+    #[inline]
+    pub fn admits(&self, key: u64) -> bool {
+        key > self.floor
+    }
+
     /// Offers a key made by [`order_key`].
     #[inline]
     pub fn push(&mut self, key: u64) {
-        if key > self.floor {
+        if self.admits(key) {
             self.keys.push(key);
             if self.keys.len() >= 2 * self.n {
                 self.tighten();

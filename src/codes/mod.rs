@@ -19,7 +19,7 @@
 mod scan;
 mod writer;
 
-pub use scan::{ScanScratch, scan_list, scan_run};
+pub use scan::{ListScan, ScanScratch};
 pub use writer::CodesWriter;
 
 use memmap2::{Advice, MmapMut};
@@ -28,6 +28,8 @@ use std::path::Path;
 use crate::error::{Error, Result};
 use crate::format::{FileReader, Kind};
 use crate::quantizer::CodeShape;
+#[cfg(doc)]
+use crate::simd::PackedRows;
 use crate::simd::{packed_len, prefetch_second_level};
 use crate::types::{ListId, Row};
 use crate::vfs::Vfs;
@@ -84,6 +86,8 @@ pub struct List<'a> {
     pub term_min: f32,
     /// See `term_min`.
     pub term_step: f32,
+    /// Which rows may be found, as [`PackedRows::passing`] has it; empty: all.
+    pub passing: &'a [u64],
 }
 
 /// Bytes of one list in the arena: packed codes, then terms; without the padding to [`LIST_ALIGN`].
@@ -136,6 +140,11 @@ impl Codes {
         self.arena.len() + self.row_starts.len() * 4 + self.offsets.len() * 8 + self.term_scales.len() * 8
     }
 
+    /// The first row of `list`, which is the number of rows before it.
+    pub fn first_row(&self, list: ListId) -> Row {
+        self.row_starts[list as usize]
+    }
+
     /// Number of rows in `list`.
     pub fn rows_of(&self, list: ListId) -> usize {
         (self.row_starts[list as usize + 1] - self.row_starts[list as usize]) as usize
@@ -161,7 +170,7 @@ impl Codes {
         let (codes, rest) = bytes.split_at(packed_len(self.shape.code.bits, self.shape.code.bytes, rows));
         let terms = if self.shape.terms { &rest[..rows] } else { &[] };
         let [term_min, term_step] = self.term_scales.get(at).copied().unwrap_or_default();
-        List { first_row: self.row_starts[at], rows, codes, terms, term_min, term_step }
+        List { first_row: self.row_starts[at], rows, codes, terms, term_min, term_step, passing: &[] }
     }
 }
 

@@ -12,7 +12,7 @@ const RUN: usize = 2_048;
 /// The kernels may write this many entries beyond the rows.
 const SLACK: usize = 16;
 
-/// Working memory of [`scan_list`].
+/// Working memory of [`ListScan`].
 #[derive(Debug)]
 pub struct ScanScratch {
     rows: Vec<u32>,
@@ -32,54 +32,72 @@ impl<'a> List<'a> {
             let rows = (self.rows - first).min(RUN);
             let codes = &self.codes[first * shape.bytes..][..packed_len(shape.bits, shape.bytes, rows)];
             let terms = if self.terms.is_empty() { self.terms } else { &self.terms[first..first + rows] };
-            List { first_row: self.first_row + first as Row, rows, codes, terms, ..self }
+            let words = first / 64..(first + rows).div_ceil(64);
+            let passing = if self.passing.is_empty() { self.passing } else { &self.passing[words] };
+            List { first_row: self.first_row + first as Row, rows, codes, terms, passing, ..self }
         })
     }
 }
 
-/// Scores the rows of `list` and offers those that may belong to the best ones to `best`, as order keys of row numbers.
-/// Returns how many rows were scored; a list whose best possible row is not good enough is not read at all.
-pub fn scan_list(
-    kernels: &Kernels,
-    shape: CodeShape,
-    list: &List<'_>,
-    tables: ScanTables<'_>,
-    scale: &ListScale,
-    best: &mut Reservoir,
-    scratch: &mut ScanScratch,
-) -> usize {
-    let mut scanned = 0;
-    for run in list.runs(shape) {
-        let rows = scan_run(kernels, shape, &run, tables, scale, best, scratch);
-        if rows == 0 {
-            break;
-        }
-        scanned += rows;
-    }
-    scanned
+/// How one query scores the codes of one list.
+#[derive(Debug, Clone, Copy)]
+pub struct ListScan<'a> {
+    /// Kernels of one instruction set.
+    pub kernels: &'a Kernels,
+    /// Bits and bytes of a code.
+    pub shape: CodeShape,
+    /// Score tables of the query.
+    pub tables: ScanTables<'a>,
+    /// What the list adds to them.
+    pub scale: ListScale,
 }
 
-/// [`scan_list`] for one of the [`List::runs`] of a list.
-pub fn scan_run(
-    kernels: &Kernels,
-    shape: CodeShape,
-    run: &List<'_>,
-    tables: ScanTables<'_>,
-    scale: &ListScale,
-    best: &mut Reservoir,
-    scratch: &mut ScanScratch,
-) -> usize {
-    let scan = match shape.bits {
-        CodeBits::Four => kernels.scan4,
-        CodeBits::Eight => kernels.scan8,
-    };
-    let least = best.threshold().unwrap_or(f32::NEG_INFINITY);
-    let Some(threshold) = scale.threshold(least) else { return 0 };
-    let List { codes, rows, terms, .. } = *run;
-    let packed = PackedRows { codes, rows, terms, term_weight: scale.term_weight };
-    let survivors = scan(packed, tables, threshold, &mut scratch.rows, &mut scratch.scores);
-    for (&row, &score) in scratch.rows[..survivors].iter().zip(&scratch.scores) {
-        best.push(order_key(scale.score(score), run.first_row + row));
+impl ListScan<'_> {
+    /// Scores the rows of `list` and offers those that may belong to the best ones to `best`, as order keys of row numbers, if
+    /// `allow` has nothing against them; it is asked about those only. Returns how many rows were scored; a list whose best
+    /// possible row is not good enough is not read at all.
+    pub fn list(
+        &self,
+        list: &List<'_>,
+        best: &mut Reservoir,
+        scratch: &mut ScanScratch,
+        allow: &mut impl FnMut(Row) -> bool,
+    ) -> usize {
+        let mut scanned = 0;
+        for run in list.runs(self.shape) {
+            let rows = self.run(&run, best, scratch, allow);
+            if rows == 0 {
+                break;
+            }
+            scanned += rows;
+        }
+        scanned
     }
-    rows
+
+    /// [`ListScan::list`] for one of the [`List::runs`] of a list.
+    pub fn run(
+        &self,
+        run: &List<'_>,
+        best: &mut Reservoir,
+        scratch: &mut ScanScratch,
+        allow: &mut impl FnMut(Row) -> bool,
+    ) -> usize {
+        let scan = match self.shape.bits {
+            CodeBits::Four => self.kernels.scan4,
+            CodeBits::Eight => self.kernels.scan8,
+        };
+        let least = best.threshold().unwrap_or(f32::NEG_INFINITY);
+        let Some(threshold) = self.scale.threshold(least) else { return 0 };
+        let List { codes, rows, terms, passing, .. } = *run;
+        let packed = PackedRows { codes, rows, terms, term_weight: self.scale.term_weight, passing };
+        let survivors = scan(packed, self.tables, threshold, &mut scratch.rows, &mut scratch.scores);
+        for (&row, &score) in scratch.rows[..survivors].iter().zip(&scratch.scores) {
+            let row = run.first_row + row;
+            let key = order_key(self.scale.score(score), row);
+            if best.admits(key) && allow(row) {
+                best.push(key);
+            }
+        }
+        rows
+    }
 }

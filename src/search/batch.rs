@@ -38,7 +38,7 @@ use std::time::Instant;
 
 use super::params::{Asked, Scoring, Work};
 use super::{Hit, Scratch, SearchParams, SearchStats, Searcher, elapsed_ns, rank};
-use crate::codes::scan_run;
+use crate::codes::ListScan;
 use crate::error::{Error, Result};
 use crate::quantizer::Probe;
 use crate::types::ListId;
@@ -210,7 +210,7 @@ impl Searcher {
         stats: &mut SearchStats,
     ) {
         let start = Instant::now();
-        self.begin_scan(params, asked, scoring, work);
+        self.begin_scan(params, self.index.codes().widest_terms(), asked, scoring, work);
         asked.probes.iter().take(LEAD).for_each(|probe| self.scan_probe(probe, scoring, work, stats));
         stats.scan_ns = elapsed_ns(start);
     }
@@ -226,7 +226,8 @@ impl Searcher {
                 for visit in visits {
                     let Scoring { tables, best } = &mut scorings[visit.place as usize];
                     let scale = tables.list_scale(visit.base, list.term_min, list.term_step);
-                    let rows = scan_run(self.kernels, shape, &run, tables.scan_tables(), &scale, best, &mut work.scan);
+                    let scan = ListScan { kernels: self.kernels, shape, tables: tables.scan_tables(), scale };
+                    let rows = scan.run(&run, best, &mut work.scan, &mut |_| true);
                     answers[visit.place as usize].1.rows_scanned += rows as u64;
                 }
             }

@@ -39,7 +39,7 @@ pub use params::{Hit, Scratch, SearchParams, SearchStats};
 use std::path::Path;
 use std::time::Instant;
 
-use crate::codes::scan_list;
+use crate::codes::{List, ListScan};
 use crate::error::{Error, Result};
 use crate::heads::{Head, HeadScratch};
 use crate::index::{Calibration, Goal, Index};
@@ -282,7 +282,7 @@ impl Searcher {
         let start = Instant::now();
         let codes = self.index.codes();
         asked.probes.iter().take(1).for_each(|first| codes.announce(first.list));
-        self.begin_scan(params, asked, scoring, work);
+        self.begin_scan(params, codes.widest_terms(), asked, scoring, work);
         let planned = asked.probes.len();
         for (done, probe) in asked.probes.iter().enumerate() {
             if let Some(next) = asked.probes.get(done + 1) {
@@ -297,22 +297,41 @@ impl Searcher {
         stats.scan_ns = elapsed_ns(start);
     }
 
-    /// The score tables of the query, and an empty reservoir.
-    fn begin_scan(&self, params: &SearchParams, asked: &Asked, scoring: &mut Scoring, work: &mut Work) {
-        let (quantizer, term_range) = (self.index.quantizer(), self.index.codes().widest_terms());
+    /// The score tables of the query, for lists whose row terms differ by `term_range` at most, and an empty reservoir.
+    fn begin_scan(
+        &self,
+        params: &SearchParams,
+        term_range: f32,
+        asked: &Asked,
+        scoring: &mut Scoring,
+        work: &mut Work,
+    ) {
+        let quantizer = self.index.quantizer();
         scoring.tables.prepare(quantizer, self.kernels, &asked.code_query, term_range, &mut work.tables);
         scoring.best.reset(params.candidates_or_default());
     }
 
     /// Scans one list.
     fn scan_probe(&self, probe: &Probe, scoring: &mut Scoring, work: &mut Work, stats: &mut SearchStats) {
-        let codes = self.index.codes();
-        let list = codes.list(probe.list);
+        let list = self.index.codes().list(probe.list);
+        self.scan_rows(&list, probe.base, scoring, work, stats, &mut |_| true);
+    }
+
+    /// Scans the rows of a list that may be found, asking `allow` about those that are good enough.
+    fn scan_rows(
+        &self,
+        list: &List<'_>,
+        base: f32,
+        scoring: &mut Scoring,
+        work: &mut Work,
+        stats: &mut SearchStats,
+        allow: &mut impl FnMut(Row) -> bool,
+    ) {
         let Scoring { tables, best } = scoring;
-        let scale = tables.list_scale(probe.base, list.term_min, list.term_step);
-        let shape = codes.shape().code;
-        let rows = scan_list(self.kernels, shape, &list, tables.scan_tables(), &scale, best, &mut work.scan);
-        stats.rows_scanned += rows as u64;
+        let shape = self.index.codes().shape().code;
+        let scale = tables.list_scale(base, list.term_min, list.term_step);
+        let scan = ListScan { kernels: self.kernels, shape, tables: tables.scan_tables(), scale };
+        stats.rows_scanned += scan.list(list, best, &mut work.scan, allow) as u64;
         stats.lists_probed += 1;
     }
 
@@ -368,7 +387,8 @@ impl Searcher {
         Ok(())
     }
 
-    /// Exact search: every dense vector is read and scored.
+    /// Exact search: every dense vector (of the selection) is read and scored.
+    #[allow(clippy::too_many_arguments)]
     fn verify_all(
         &self,
         params: &SearchParams,
@@ -380,7 +400,6 @@ impl Searcher {
     ) -> Result<()> {
         let start = Instant::now();
         self.map_dense(asked, work)?;
-        let Work { dense_query, rows, fetch, .. } = work;
         let (count, metric) = (self.rows() as Row, self.metric());
         best.reset(params.k);
         let mut first = 0;
@@ -390,15 +409,17 @@ impl Searcher {
                 break;
             }
             let end = count.min(first.saturating_add(EXACT_BATCH as Row));
-            rows.clear();
-            rows.extend(first..end);
+            work.rows.clear();
+            work.rows.extend(first..end);
+            let Work { dense_query, rows, fetch, .. } = &mut *work;
             let read = self.index.dense().for_each_once(rows, fetch, &mut |i, record| {
-                best.push(order_key(record.score(self.kernels, metric, dense_query), first + i as Row));
+                best.push(order_key(record.score(self.kernels, metric, dense_query), rows[i]));
             })?;
             stats.add_fetch(&read);
             first = end;
         }
         // The best rows are read again for their keys: k reads, instead of keys held for every row.
+        let Work { dense_query, rows, fetch, .. } = work;
         rows.clear();
         rows.extend(best.by_id().iter().map(|&key| split_key(key).1));
         self.index.dense().for_each_once(rows, fetch, &mut |i, record| {

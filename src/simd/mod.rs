@@ -121,9 +121,26 @@ pub struct PackedRows<'a> {
     pub terms: &'a [u8],
     /// Weight of the row terms, in 1/256 of an integer score step.
     pub term_weight: u16,
+    /// Which rows may survive: bit `r % 64` of word `r / 64` for row `r`, in `rows.div_ceil(64)` words; empty: all of them.
+    /// Runs of rows that may not are not read.
+    pub passing: &'a [u64],
 }
 
-/// Scan kernel: writes the offsets (within the run) and integer scores of the rows whose score is at least `threshold`,
+impl PackedRows<'_> {
+    /// Which of the rows `64 * block ..` may survive; bits beyond the last row mean nothing.
+    #[inline]
+    fn passing64(&self, block: usize) -> u64 {
+        self.passing.get(block).copied().unwrap_or(!0)
+    }
+
+    /// Which of the 16 rows from `first` on, a multiple of 16, may survive.
+    #[inline]
+    fn passing16(&self, first: usize) -> u16 {
+        (self.passing64(first / 64) >> (first % 64)) as u16
+    }
+}
+
+/// Scan kernel: writes the offsets (within the run) and integer scores of the passing rows whose score is at least `threshold`,
 /// in row order, to the front of `rows` and `scores`, and returns how many there are. Both slices have room for the
 /// run's rows + 16.
 pub type ScanFn =
@@ -248,6 +265,10 @@ fn check_scan(bits: CodeBits, run: &PackedRows<'_>, tables: &ScanTables<'_>, row
     assert_eq!(tables.entries.len(), tables.bytes * entries, "score tables for {} code bytes", tables.bytes);
     assert_eq!(run.codes.len(), packed_len(bits, tables.bytes, run.rows), "packed codes of {} rows", run.rows);
     assert!(run.terms.is_empty() || run.terms.len() == run.rows, "one row term a row, or none");
+    assert!(
+        run.passing.is_empty() || run.passing.len() == run.rows.div_ceil(64),
+        "one bit a row in whole words, or none"
+    );
     assert!(rows.len() >= run.rows + 16 && scores.len() >= run.rows + 16, "room for {} rows + 16", run.rows);
 }
 

@@ -30,7 +30,7 @@ fn scan4(run: PackedRows<'_>, tables: ScanTables<'_>, threshold: u32, rows: &mut
     check_scan(CodeBits::Four, &run, &tables, rows, scores);
     let mut survivors = 0;
     let group_bytes = GROUP_ROWS * tables.bytes;
-    for first in (0..run.rows).step_by(GROUP_ROWS) {
+    for first in (0..run.rows).step_by(GROUP_ROWS).filter(|&first| run.passing16(first) != 0) {
         let group = &run.codes[first * tables.bytes..][..group_bytes];
         let mut sums = [0; GROUP_ROWS];
         for (chunk, table) in group.chunks_exact(64).zip(tables.entries.chunks_exact(128)) {
@@ -50,7 +50,7 @@ fn scan4(run: PackedRows<'_>, tables: ScanTables<'_>, threshold: u32, rows: &mut
 fn scan8(run: PackedRows<'_>, tables: ScanTables<'_>, threshold: u32, rows: &mut [u32], scores: &mut [u32]) -> usize {
     check_scan(CodeBits::Eight, &run, &tables, rows, scores);
     let mut survivors = 0;
-    for first in (0..run.rows).step_by(BLOCK_ROWS) {
+    for first in (0..run.rows).step_by(BLOCK_ROWS).filter(|&first| run.passing64(first / BLOCK_ROWS) != 0) {
         let width = (run.rows - first).next_multiple_of(GROUP_ROWS).min(BLOCK_ROWS);
         let block = &run.codes[first * tables.bytes..][..width * tables.bytes];
         let mut sums = [0; BLOCK_ROWS];
@@ -64,7 +64,7 @@ fn scan8(run: PackedRows<'_>, tables: ScanTables<'_>, threshold: u32, rows: &mut
     survivors
 }
 
-/// Adds the row terms to the table sums of the rows from `first` on and keeps the real rows that reach the threshold.
+/// Adds the row terms to the table sums of the rows from `first` on and keeps the real, passing rows that reach the threshold.
 fn keep(
     run: &PackedRows<'_>,
     first: usize,
@@ -76,7 +76,7 @@ fn keep(
     let mut kept = 0;
     for (row, &sum) in (first..run.rows).zip(sums) {
         let term = run.terms.get(row).map_or(0, |&term| (u32::from(term) * u32::from(run.term_weight)) >> 8);
-        if sum + term >= threshold {
+        if sum + term >= threshold && run.passing16(row / 16 * 16) >> (row % 16) & 1 == 1 {
             rows[kept] = row as u32;
             scores[kept] = sum + term;
             kept += 1;

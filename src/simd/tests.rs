@@ -42,6 +42,7 @@ struct Case {
     entries: Vec<u8>,
     terms: Vec<u8>,
     term_weight: u16,
+    passing: Vec<u64>,
 }
 
 impl Case {
@@ -51,7 +52,15 @@ impl Case {
         let room = 65535 - 255 * 8 / bits.bits() * bytes;
         let term_weight = (room * 256 / 255).min(65535) as u16;
         let entries = random.bytes(bits.table_len(bytes));
-        Case { bits, bytes, codes: random.bytes(rows * bytes), entries, terms, term_weight }
+        // Words that pass all, none, few and about half of their rows, and no words at all.
+        let mut word = |_| match random.next() % 5 {
+            0 => !0,
+            1 => 0,
+            2 => 1 << (random.next() % 64),
+            _ => random.next(),
+        };
+        let passing = if rows % 3 == 0 { Vec::new() } else { (0..rows.div_ceil(64)).map(&mut word).collect() };
+        Case { bits, bytes, codes: random.bytes(rows * bytes), entries, terms, term_weight, passing }
     }
 
     fn rows(&self) -> usize {
@@ -75,7 +84,8 @@ impl Case {
     }
 
     fn survivors(&self, threshold: u32) -> Vec<(u32, u32)> {
-        let scored = (0..self.rows()).map(|row| (row as u32, self.score(row)));
+        let passes = |row: &usize| self.passing.get(row / 64).is_none_or(|word| word >> (row % 64) & 1 == 1);
+        let scored = (0..self.rows()).filter(passes).map(|row| (row as u32, self.score(row)));
         scored.filter(|&(_, score)| score >= threshold).collect()
     }
 
@@ -91,6 +101,7 @@ impl Case {
             rows: self.rows(),
             terms: &terms[skew..],
             term_weight: self.term_weight,
+            passing: &self.passing,
         };
         let tables = ScanTables { entries: &entries[skew..], bytes: self.bytes };
         let room = self.rows() + 16;
@@ -155,6 +166,7 @@ fn scans_keep_the_largest_scores_that_the_contract_allows() {
                 let mut case = Case::random(bits, bytes, rows, with_terms, &mut random);
                 case.entries.fill(255);
                 case.terms.fill(255);
+                case.passing.clear();
                 case.check(1);
                 assert!(case.survivors(65280).len() == rows, "this case is not extreme");
             }
@@ -166,7 +178,7 @@ fn scans_keep_the_largest_scores_that_the_contract_allows() {
 fn a_list_cut_at_the_scan_unit_scores_like_the_whole() {
     let mut random = Random(4);
     for bits in [CodeBits::Four, CodeBits::Eight] {
-        let case = Case::random(bits, 12, 300, true, &mut random);
+        let case = Case { passing: Vec::new(), ..Case::random(bits, 12, 300, true, &mut random) };
         let mut packed = vec![0; packed_len(bits, 12, 300)];
         pack(bits, 12, &case.codes, &mut packed);
         for cut in [SCAN_UNIT, 2 * SCAN_UNIT, bits.unit_rows() * 3] {
@@ -176,7 +188,8 @@ fn a_list_cut_at_the_scan_unit_scores_like_the_whole() {
                 for part in [0..cut, cut..300] {
                     let codes = &packed[packed_len(bits, 12, part.start)..packed_len(bits, 12, part.end)];
                     let (first, terms) = (part.start as u32, &case.terms[part.clone()]);
-                    let run = PackedRows { codes, rows: part.len(), terms, term_weight: case.term_weight };
+                    let (rows, term_weight) = (part.len(), case.term_weight);
+                    let run = PackedRows { codes, rows, terms, term_weight, passing: &[] };
                     let (mut rows, mut scores) = (vec![0; 316], vec![0; 316]);
                     let tables = ScanTables { entries: &case.entries, bytes: 12 };
                     let count = scan(run, tables, 0, &mut rows, &mut scores);
@@ -446,6 +459,6 @@ fn tables_are_found_by_name() {
 #[should_panic(expected = "room for")]
 fn a_scan_refuses_outputs_that_are_too_short() {
     let tables = ScanTables { entries: &[0; 256], bytes: 1 };
-    let run = PackedRows { codes: &[0; 64], rows: 64, terms: &[], term_weight: 0 };
+    let run = PackedRows { codes: &[0; 64], rows: 64, terms: &[], term_weight: 0, passing: &[] };
     (Kernels::detect().scan8)(run, tables, 0, &mut [0; 80], &mut [0; 79]);
 }

@@ -238,7 +238,8 @@ fn two_level(
     let coarse = Coarse::new(flat(x, groups_of(lists), iterations, seed, watch)?, Metric::L2);
     let by_group = ByList::new(&assign(&coarse, x, watch), coarse.lists());
     let shares = shares(&by_group.counts(), lists);
-    let parts = shares.par_iter().enumerate().filter(|&(_, &share)| share > 0).map(|(group, &share)| {
+    // One group after the other, each in parallel: groups side by side would hold a copy of the sample together.
+    let parts = shares.iter().enumerate().filter(|&(_, &share)| share > 0).map(|(group, &share)| {
         let rows: Vec<u64> = by_group.rows(group).iter().map(|&row| u64::from(row)).collect();
         flat(gather(x, &rows).view(), share, iterations, seed ^ group as u64, watch)
     });

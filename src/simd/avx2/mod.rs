@@ -53,7 +53,7 @@ struct Survivors<'a> {
 }
 
 impl Survivors<'_> {
-    /// Adds the row terms to the sums of rows `first .. first + 16` (u16, in row order) and appends what is a row and
+    /// Adds the row terms to the sums of rows `first .. first + 16` (u16, in row order) and appends what is a row, may pass and
     /// reaches the threshold.
     #[inline]
     #[target_feature(enable = "avx2")]
@@ -74,14 +74,17 @@ impl Survivors<'_> {
         if keep == 0 {
             return;
         }
+        let passing = run.passing16(first);
         let mut each = [0u16; 16];
         // SAFETY: the destination has 32 bytes.
         unsafe { _mm256_storeu_si256(each.as_mut_ptr().cast(), sums) };
         while keep != 0 {
             let lane = keep.trailing_zeros() as usize / 2;
-            self.rows[self.count] = (first + lane) as u32;
-            self.scores[self.count] = u32::from(each[lane]);
-            self.count += 1;
+            if passing >> lane & 1 == 1 {
+                self.rows[self.count] = (first + lane) as u32;
+                self.scores[self.count] = u32::from(each[lane]);
+                self.count += 1;
+            }
             keep &= !(3 << (2 * lane));
         }
     }

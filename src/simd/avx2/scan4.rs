@@ -25,6 +25,9 @@ pub(super) fn scan(
     let mut survivors = Survivors { rows, scores, count: 0 };
     let group_bytes = GROUP_ROWS * tables.bytes;
     for first in (0..run.rows).step_by(2 * GROUP_ROWS) {
+        if (run.passing64(first / 64) >> (first % 64)) as u32 == 0 {
+            continue;
+        }
         let pair = &run.codes[first * tables.bytes..];
         let one = &pair[..group_bytes];
         // A last group without a neighbour is scanned twice; its second sums are not looked at.

@@ -26,7 +26,7 @@ pub(super) fn scan(
     };
     let mut survivors = Survivors { rows, scores, count: 0 };
     let entries = tables.entries.as_chunks::<256>().0;
-    for first in (0..run.rows).step_by(BLOCK_ROWS) {
+    for first in (0..run.rows).step_by(BLOCK_ROWS).filter(|&first| run.passing64(first / BLOCK_ROWS) != 0) {
         let width = (run.rows - first).next_multiple_of(GROUP_ROWS).min(BLOCK_ROWS);
         let block = &run.codes[first * tables.bytes..][..width * tables.bytes];
         for column in (0..width).step_by(32) {

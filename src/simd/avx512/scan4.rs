@@ -15,7 +15,7 @@
 use std::arch::x86_64::*;
 
 use super::super::{CodeBits, GROUP_ROWS, PackedRows, ScanTables, check_scan};
-use super::{Survivors, first16};
+use super::{Survivors, first16, first64};
 
 /// Groups of rows that share the loads of the tables.
 const GROUPS: usize = 4;
@@ -59,6 +59,11 @@ unsafe fn scan_groups<const N: usize>(
     group: usize,
     survivors: &mut Survivors,
 ) {
+    // The groups of one call lie within one word, because four groups are 64 rows.
+    let rows = (run.passing64(group / GROUPS) >> (group % GROUPS * GROUP_ROWS)) & first64(N * GROUP_ROWS);
+    if rows == 0 {
+        return;
+    }
     let nibble = _mm512_set1_epi8(0x0f);
     let position = _mm512_set1_epi32(0x30_20_10_00);
     let ones = _mm512_set1_epi8(1);
@@ -88,7 +93,7 @@ unsafe fn scan_groups<const N: usize>(
     let threshold = _mm512_set1_epi32(threshold.cast_signed());
     for (g, &sum) in sums.iter().enumerate() {
         let first = (group + g) * GROUP_ROWS;
-        let real = first16(run.rows - first);
+        let real = first16(run.rows - first) & run.passing16(first);
         let score = if run.terms.is_empty() {
             sum
         } else {

@@ -16,6 +16,9 @@ use std::arch::x86_64::*;
 use super::super::{BLOCK_ROWS, CodeBits, GROUP_ROWS, PackedRows, ScanTables, check_scan};
 use super::{Survivors, first64};
 
+/// Blocks beyond these do not change how many of them go together.
+const MOST_WANTED: usize = 6;
+
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vnni")]
 pub(super) fn scan(
     run: PackedRows<'_>,
@@ -33,9 +36,14 @@ pub(super) fn scan(
     let blocks = run.rows.div_ceil(BLOCK_ROWS);
     let mut block = 0;
     while block < blocks {
+        let wanted = wanted_blocks(&run, block, blocks);
+        if wanted == 0 {
+            block += 1;
+            continue;
+        }
         // SAFETY: `check_scan` has compared all lengths, and `block + N <= blocks`.
         unsafe {
-            block += match blocks - block {
+            block += match wanted {
                 1 => scan_blocks::<1>(&run, &tables, threshold, block, &mut survivors),
                 2 => scan_blocks::<2>(&run, &tables, threshold, block, &mut survivors),
                 3 | 5 => scan_blocks::<3>(&run, &tables, threshold, block, &mut survivors),
@@ -44,6 +52,16 @@ pub(super) fn scan(
         }
     }
     survivors.count
+}
+
+/// How many blocks from `block` on have a row that may survive, one after the other; at most as many as matter to the scan.
+#[inline]
+fn wanted_blocks(run: &PackedRows<'_>, block: usize, blocks: usize) -> usize {
+    if run.passing.is_empty() {
+        return blocks - block;
+    }
+    let most = (blocks - block).min(MOST_WANTED);
+    run.passing[block..block + most].iter().position(|&word| word == 0).unwrap_or(most)
 }
 
 /// Scans blocks `block .. block + N` and returns N.
@@ -118,7 +136,7 @@ unsafe fn finish_block(
     mut odd: __m512i,
     survivors: &mut Survivors,
 ) {
-    let real = first64(run.rows - first);
+    let real = first64(run.rows - first) & run.passing64(first / BLOCK_ROWS);
     if !run.terms.is_empty() {
         // SAFETY: there is a term for each row; lanes that are no rows are not read.
         let terms = unsafe { _mm512_maskz_loadu_epi8(real, run.terms.as_ptr().add(first).cast()) };
