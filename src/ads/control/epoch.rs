@@ -136,6 +136,61 @@ impl Standing {
     }
 }
 
+/// A [`Standing`] of an ad group as it is kept: one cache line, since those of a query's candidates lie anywhere.
+#[derive(Clone, Copy)]
+#[repr(align(64))]
+pub(super) struct Settled {
+    from: i64,
+    until: i64,
+    bid_micros: u64,
+    advertiser: u64,
+    campaign: u64,
+    ad_group: u64,
+    /// Not a number where there is none.
+    ctr: f32,
+    /// What stops it: pause or budget, and of which level, whose id is one of those above.
+    blocked: Option<(Block, Level)>,
+}
+
+const _: () = assert!(size_of::<Settled>() == 64 && size_of::<Entry>() == 64);
+
+#[derive(Clone, Copy)]
+enum Block {
+    Paused,
+    Budget,
+}
+
+impl Settled {
+    /// Keeps the standing of an ad group: one that neither a flight nor an ad stops.
+    pub(super) fn new(standing: &Standing) -> Settled {
+        let Standing { from, until, blocked, bid_micros, ctr, advertiser, campaign, ad_group } = *standing;
+        let blocked = blocked.and_then(|reason| match reason {
+            Reason::Paused { level, .. } => Some((Block::Paused, level)),
+            Reason::Budget { level, .. } => Some((Block::Budget, level)),
+            Reason::NotStarted | Reason::Ended => None,
+        });
+        Settled { from, until, bid_micros, advertiser, campaign, ad_group, ctr: ctr.unwrap_or(f32::NAN), blocked }
+    }
+
+    #[inline]
+    fn standing(&self) -> Standing {
+        let Settled { from, until, bid_micros, advertiser, campaign, ad_group, ctr, blocked } = *self;
+        let blocked = blocked.map(|(block, level)| {
+            let id = match level {
+                Level::Advertiser => advertiser,
+                Level::Campaign => campaign,
+                Level::AdGroup | Level::Ad => ad_group,
+            };
+            match block {
+                Block::Paused => Reason::Paused { level, id },
+                Block::Budget => Reason::Budget { level, id },
+            }
+        });
+        let ctr = Some(ctr).filter(|ctr| !ctr.is_nan());
+        Standing { from, until, blocked, bid_micros, ctr, advertiser, campaign, ad_group }
+    }
+}
+
 /// What one entity says of itself, in 32 bytes: what it does not say is a value that changes nothing.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Record {
@@ -196,8 +251,9 @@ impl Record {
     }
 }
 
-/// An entity: what it says, and who is above it.
+/// An entity: what it says, and who is above it. One cache line.
 #[derive(Clone, Copy, Debug)]
+#[repr(align(64))]
 pub(super) struct Entry {
     pub(super) id: u64,
     pub(super) record: Record,
@@ -220,7 +276,7 @@ pub struct Epoch {
     /// Entities by level and ordinal. Ordinal 0 of each is nobody, and says nothing.
     pub(super) entries: [Chunks<Entry>; 4],
     /// What the chain down to each ad group says, by its ordinal: a change above is worked into these once, not into ads.
-    pub(super) standings: Chunks<Standing>,
+    pub(super) standings: Chunks<Settled>,
 }
 
 impl Epoch {
@@ -228,7 +284,7 @@ impl Epoch {
         let mut entries: [Chunks<Entry>; 4] = std::array::from_fn(|_| Chunks::new());
         entries.iter_mut().for_each(|level| level.push(Entry::new(0)));
         let mut standings = Chunks::new();
-        standings.push(Standing::OPEN);
+        standings.push(Settled::new(&Standing::OPEN));
         Epoch { number: 0, entries, standings }
     }
 
@@ -251,7 +307,7 @@ impl Epoch {
 
     #[inline]
     fn of_group(&self, ordinal: u32) -> Standing {
-        self.standings.get(ordinal).copied().unwrap_or(Standing::OPEN)
+        self.standings.get(ordinal).map_or(Standing::OPEN, Settled::standing)
     }
 
     /// The ads that have a record of their own: key and owner.

@@ -14,8 +14,8 @@
 //! - A row knows its [`Owner`], four bytes: its ad group, or its own record where it has one. Ids are looked up when a version
 //!   is loaded, not when it is asked.
 //! - The chain is worked out when it changes, for each ad group below the change, and not for its ads: pausing a campaign of a
-//!   million ads in a thousand ad groups changes a thousand standings. [`Epoch::standing`] reads one element of an array, and for an
-//!   ad with a record of its own two.
+//!   million ads in a thousand ad groups changes a thousand standings. [`Epoch::standing`] reads one element of an array, one cache
+//!   line, and for an ad with a record of its own two.
 //! - A request sees one [`Epoch`], which never changes. The next one shares all chunks of those arrays that it does not change.
 //!
 //! # What lasts

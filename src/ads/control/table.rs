@@ -3,7 +3,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
-use super::epoch::{Entry, Epoch, Standing};
+use super::epoch::{Entry, Epoch, Settled, Standing};
 use super::patch::{Field, Level, Patch, check_flight};
 use crate::error::{Error, Result};
 
@@ -135,7 +135,7 @@ impl Table {
             children.push(BTreeSet::new());
         }
         if level == Level::AdGroup {
-            self.epoch.standings.push(Standing { ad_group: id, ..Standing::OPEN });
+            self.epoch.standings.push(Settled::new(&Standing { ad_group: id, ..Standing::OPEN }));
         }
         ordinal
     }
@@ -149,7 +149,7 @@ impl Table {
         groups.extend(campaigns.iter().flat_map(|&campaign| &self.children[1][campaign as usize]));
         sort_unique(&mut groups);
         for group in groups {
-            *self.epoch.standings.get_mut(group) = self.resolve(group);
+            *self.epoch.standings.get_mut(group) = Settled::new(&self.resolve(group));
         }
     }
 
