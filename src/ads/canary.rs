@@ -24,10 +24,10 @@ pub struct CanaryReport {
 ///
 /// # Errors
 /// Those of searching.
-pub fn run_canary(searcher: &Searcher) -> Result<Option<CanaryReport>> {
+pub(super) fn run_canary(searcher: &Searcher) -> Result<Option<CanaryReport>> {
     let Some(Canary { k, queries, scores }) = searcher.index().canary() else { return Ok(None) };
-    let params = SearchParams { k, ..SearchParams::default() };
     let k = *k;
+    let params = SearchParams { k, ..SearchParams::default() };
     let (mut scratch, mut hits) = (searcher.scratch(), Vec::new());
     let (mut found, mut times) = (0usize, Vec::new());
     for (query, exact) in queries.chunks(searcher.dim()).zip(scores.chunks(k)) {

@@ -192,7 +192,7 @@ impl Collection {
         let control = Control::open(vfs.clone(), &state.join("control"))?;
         let live = Live::open(vfs.clone(), &state.join("ads"), searcher.clone())?;
         let version = Arc::new(Version::new(path, searcher, &control, &options.settings)?);
-        let registry = registry.unwrap_or_else(|| Registry::new(version.at.clone()));
+        let registry = registry.unwrap_or_else(|| Registry::new(version.at.clone(), None, None));
         let serving = Serving { active: version.clone(), previous: registry.previous, split: None };
         let collection = Arc::new(Collection {
             options,

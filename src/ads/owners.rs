@@ -5,6 +5,7 @@
 //! its own. What the table says may change with every request; who answers for a row changes only when an ad gets its first
 //! record, which is one atomic store.
 
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use super::control::{Control, Owner};
@@ -29,8 +30,13 @@ impl Owners {
         let rows = index.manifest().rows as Row;
         let columns = index.attributes();
         let of = |row| columns.and_then(|columns| group_of(columns, group, row));
-        let owner = |row| of(row).map_or(Owner::NONE, |id| control.owner_of_group(id));
-        let owners = Owners { of_row: (0..rows).map(|row| AtomicU32::new(owner(row).to_bits())).collect() };
+        // Ids are looked up once each, however many rows have them.
+        let groups: Vec<Option<u64>> = (0..rows).map(of).collect();
+        let ids: HashSet<u64> = groups.iter().flatten().copied().collect();
+        let ids: Vec<u64> = ids.into_iter().collect();
+        let known: HashMap<u64, Owner> = ids.iter().copied().zip(control.owners_of_groups(ids.iter().copied())).collect();
+        let owner = |group: Option<u64>| group.and_then(|id| known.get(&id).copied()).unwrap_or(Owner::NONE);
+        let owners = Owners { of_row: groups.into_iter().map(|group| AtomicU32::new(owner(group).to_bits())).collect() };
         for (key, owner) in control.epoch().ads() {
             owners.set(index, key, owner)?;
         }

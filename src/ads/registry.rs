@@ -50,9 +50,9 @@ pub struct Registry {
 }
 
 impl Registry {
-    /// Of one version alone.
-    pub fn new(active: VersionRef) -> Registry {
-        Registry { format: FORMAT, active, previous: None, split: None }
+    /// Of what is served.
+    pub fn new(active: VersionRef, previous: Option<VersionRef>, split: Option<SplitRef>) -> Registry {
+        Registry { format: FORMAT, active, previous, split }
     }
 
     /// Reads the file in the folder `dir`, if there is one.
@@ -108,7 +108,7 @@ mod tests {
         assert_eq!(Registry::read(&vfs, dir).unwrap(), None);
         let version = |name: &str| VersionRef { path: name.into(), id: "00".into() };
         let split = Some(SplitRef { version: version("c"), share: 0.25 });
-        let registry = Registry { previous: Some(version("b")), split, ..Registry::new(version("a")) };
+        let registry = Registry::new(version("a"), Some(version("b")), split);
         registry.write(&vfs, dir).unwrap();
         assert_eq!(Registry::read(&vfs, dir).unwrap(), Some(registry.clone()));
         let sealed = seal_json(&serde_json::to_string_pretty(&registry).unwrap());

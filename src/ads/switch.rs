@@ -8,6 +8,7 @@ use super::canary::run_canary;
 use super::collection::{Collection, Serving, Shelved, VersionInfo, lock};
 use super::registry::{Registry, SplitRef};
 use super::version::Version;
+use crate::calibrate::write_canary;
 use crate::error::{Error, Result};
 use crate::train::{Silent, Watch};
 
@@ -173,7 +174,7 @@ impl Collection {
         if let Some(state) = &self.options.state {
             let split = serving.split.as_ref().map(|(version, share)| SplitRef { version: version.at.clone(), share: *share });
             let previous = serving.previous.clone();
-            Registry { previous, split, ..Registry::new(serving.active.at.clone()) }.write(&*self.vfs, state)?;
+            Registry::new(serving.active.at.clone(), previous, split).write(&*self.vfs, state)?;
         }
         self.serving.store(Arc::new(serving));
         Ok(())
@@ -230,6 +231,9 @@ impl Collection {
         let made = self.options.state.as_ref().expect("a writable collection has a state folder").join(MADE);
         let path = made.join(format!("seq-{:020}", snapshot.seq()));
         self.live.compact(&active.searcher, &path, watch)?;
+        if let Some(canary) = active.searcher.index().canary() {
+            write_canary(&*self.vfs, &path, &canary.queries)?;
+        }
         let version = self.shelve(&path)?;
         let id = version.at.id.clone();
         self.activate_alone(&id, Some(&active.at.id))?;

@@ -52,9 +52,7 @@ impl Collection {
         if self.options.state.is_none() {
             return;
         }
-        if self.control.journal_bytes() >= CHECKPOINT_BYTES
-            && let Err(error) = self.control.checkpoint()
-        {
+        if let Err(error) = self.control.checkpoint(CHECKPOINT_BYTES) {
             report("checkpoint of the control table", &error);
         }
         if clock.failed.is_none_or(|failed| failed.elapsed() >= PATIENCE) && self.wants_compaction() {

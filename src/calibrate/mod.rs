@@ -12,7 +12,10 @@
 //! Cost is counted, not timed, so that the same input makes the same index: nanoseconds a list, a code byte, a vector, as they
 //! were measured with warm data. Vectors count more than that, since where shards do not fit in memory they are what is slow.
 
+mod canary;
 mod wide;
+
+pub use canary::{MOST_CANARIES, write_canary};
 
 use rayon::prelude::*;
 use std::ops::Range;
@@ -70,7 +73,7 @@ fn enough(queries: usize) -> Result<()> {
     Err(Error::params("queries", format!("{queries} are too few to calibrate with; give {FEWEST_QUERIES} or more")))
 }
 
-/// Calibrates the index in `dir` with queries from a file and writes the result into its manifest.
+/// Calibrates the index in `dir` with queries from a file and writes the result into its manifest, and canary queries beside it.
 ///
 /// # Errors
 /// What reading gives; `Mismatch` for queries of another dimension, `InvalidParams` for too few of them.
@@ -88,6 +91,9 @@ pub fn calibrate_index(dir: &Path, queries: &Path, seed: u64, watch: &dyn Watch)
     let mut manifest = searcher.index().manifest().clone();
     manifest.calibration = calibrations.clone();
     manifest.write(&RealVfs, dir)?;
+    // The later half of the sample has checked; it has not chosen what is calibrated.
+    let later = &sample[rows.len().div_ceil(2) * searcher.dim()..];
+    write_canary(&RealVfs, dir, later)?;
     Ok(calibrations)
 }
 

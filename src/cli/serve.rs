@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
+use bigrain::ads::Collection;
 use bigrain::error::{Error, Result};
-use bigrain::search::Searcher;
 use bigrain::server::{LogFormat, ServerConfig, Service, serve};
 use clap::Args;
 use tokio::net::TcpListener;
@@ -27,13 +27,19 @@ pub(super) struct Options {
     /// Index directory, as build-index made it
     #[arg(long, value_name = "DIR")]
     index: PathBuf,
+    /// Folder for what changes while serving: ads, control table, versions [default: none, read-only]
+    #[arg(long, value_name = "DIR")]
+    state: Option<PathBuf>,
     #[command(flatten)]
     settings: SettingsOptions,
 }
 
 pub(super) fn run(options: &Options) -> Result<ExitCode> {
-    let config = options.settings.load()?.config()?;
+    let mut config = options.settings.load()?.config()?;
     log_to_stderr(config.log.format);
+    if let Some(state) = &options.state {
+        config.ads.state.clone_from(state);
+    }
     let service = open(&options.index, config)?;
     serve_until_signal(service, |_| Ok(()))
 }
@@ -51,14 +57,15 @@ pub(super) fn log_to_stderr(format: LogFormat) {
 
 /// Opens the index in `dir` and starts the workers over it.
 pub(super) fn open(dir: &Path, config: ServerConfig) -> Result<Arc<Service>> {
-    let searcher = Arc::new(Searcher::open(dir, &config.index.options())?);
+    let collection = Collection::open(dir, config.ads.options(config.index.options()))?;
+    let searcher = collection.active().searcher.clone();
     for note in searcher.notes() {
         tracing::warn!("{note}");
     }
     let (rows, dim, metric, version) = (searcher.rows(), searcher.dim(), searcher.metric(), searcher.version());
     let (store, memory_mib) = (searcher.index().dense().store(), searcher.memory_bytes() >> 20);
     tracing::info!(rows, dim, %metric, version, %store, memory_mib, "index is open");
-    Service::start(config, searcher)
+    Service::over(config, collection)
 }
 
 /// Binds the configured address, tells it to `listening`, and serves until a signal comes. Exit code 1 if requests

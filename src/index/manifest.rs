@@ -275,6 +275,7 @@ mod tests {
                 keys: entry("k"),
                 fields: None,
                 attributes: None,
+                canary: None,
                 dense: vec![entry("d")],
             },
         }

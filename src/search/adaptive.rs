@@ -82,7 +82,7 @@ impl Searcher {
 
     /// Leaves the lists to scan in `asked`. As many as most queries need are ranked at first, more only where all of those
     /// are wanted.
-    fn probe_for(
+    pub(super) fn probe_for(
         &self,
         goal: &Goal,
         params: &SearchParams,
@@ -106,7 +106,7 @@ impl Searcher {
     }
 
     /// Reads the vectors of the candidates that are worth it.
-    fn read_for(
+    pub(super) fn read_for(
         &self,
         goal: &Goal,
         params: &SearchParams,

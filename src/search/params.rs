@@ -148,6 +148,25 @@ pub struct SearchStats {
 }
 
 impl SearchStats {
+    /// Adds what another search did to this; the share of the planned work is that of the one that did less.
+    pub(crate) fn add(&mut self, other: &SearchStats) {
+        self.lists_probed += other.lists_probed;
+        self.rows_scanned += other.rows_scanned;
+        self.rows_passing += other.rows_passing;
+        self.candidates += other.candidates;
+        self.tier_scored += other.tier_scored;
+        self.vectors_read += other.vectors_read;
+        self.vectors_cached += other.vectors_cached;
+        self.bytes_read += other.bytes_read;
+        self.rounds += other.rounds;
+        self.reads += other.reads;
+        self.probe_ns += other.probe_ns;
+        self.scan_ns += other.scan_ns;
+        self.fetch_ns += other.fetch_ns;
+        self.rank_ns += other.rank_ns;
+        self.fraction = self.fraction.min(other.fraction);
+    }
+
     pub(super) fn add_fetch(&mut self, fetch: &FetchStats) {
         self.vectors_read += fetch.vectors as u32;
         self.vectors_cached += fetch.cached as u32;

@@ -7,6 +7,7 @@
 //! that the runtime keeps for what blocks.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use axum::body::Bytes;
 use axum::http::StatusCode;
@@ -15,15 +16,16 @@ use serde_json::{Value, json};
 
 use super::api::{
     ActivateRequest, AdAnswer, AdItem, DeleteRequest, EntityAnswer, ExplainRequest, ItemAnswer, ItemProblem, ItemStatus,
-    Nothing, SplitRequest, StageRequest, StandingAnswer, WriteAnswer,
+    Nothing, RecallAnswer, RecallRequest, SearchRequest, SplitRequest, StageRequest, StandingAnswer, WriteAnswer,
 };
 use super::parse;
 use super::plan::decode;
 use super::problem::Problem;
 use super::service::{Context, Service, WorkerState, json as written, unwritable};
-use crate::ads::Pinned;
+use crate::ads::{Pinned, quality};
 use crate::ads::control::{Level, Patch, Standing};
 use crate::live::{Change, Document, Place};
+use crate::search::Scratch;
 use crate::train::Silent;
 use crate::types::Key;
 
@@ -31,6 +33,9 @@ type Outcome<T> = std::result::Result<T, Problem>;
 
 /// Lines of one write, at most.
 const MAX_LINES: usize = 100_000;
+/// Queries that recall is measured with where the request does not say, and at most.
+const DEFAULT_QUERIES: u64 = 100;
+const MAX_QUERIES: u64 = 10_000;
 
 /// One line of a write: what it asks for, or what is wrong with it.
 struct Item<T> {
@@ -177,6 +182,56 @@ impl Service {
         written(&answer)
     }
 
+    /// Answers `POST .../recall`: the queries that are stored with the version, or else the known ones, with this effort, against
+    /// looking at every ad.
+    pub(super) fn measure_recall(&self, body: &Bytes, context: &Context) -> Outcome<Vec<u8>> {
+        let RecallRequest { queries, limit, params } = parse::json(body)?;
+        let wanted = queries.unwrap_or(DEFAULT_QUERIES);
+        if !(1..=MAX_QUERIES).contains(&wanted) {
+            let detail = format!("queries is {wanted}");
+            return Err(Problem::meaning("queries_out_of_range", "/queries", detail, format!("give 1 to {MAX_QUERIES}")));
+        }
+        let pinned = self.collection.pin(None, 0);
+        let vectors = self.sample_queries(&pinned, wanted as usize)?;
+        let (mut scratch, mut recalls, mut revenues) = (Scratch::default(), Vec::new(), Vec::new());
+        for vector in vectors {
+            let request = SearchRequest { vector: Some(vector), limit, params, ..SearchRequest::default() };
+            let plan = self.rules(&pinned).plan(request, Instant::now())?;
+            let mut query = self.ad_query(&plan, &pinned)?;
+            query.params.deadline = None;
+            let served = pinned.view().search(&query, &mut scratch)?;
+            let best = pinned.view().search_all(&query, &mut scratch)?;
+            let near = quality(&served.hits, &best.hits);
+            recalls.push(near.recall);
+            revenues.push(near.ecpm_recall);
+        }
+        let (recall, standard_error) = mean(&recalls);
+        written(&RecallAnswer {
+            request_id: &context.request_id,
+            index_version: &pinned.version.at.id,
+            queries: recalls.len(),
+            recall,
+            standard_error,
+            ecpm_recall: mean(&revenues).0,
+        })
+    }
+
+    fn sample_queries(&self, pinned: &Pinned, wanted: usize) -> Outcome<Vec<Vec<f32>>> {
+        let searcher = &pinned.version.searcher;
+        let stored = searcher.index().canary().map(|canary| canary.queries.as_slice()).unwrap_or_default();
+        let known = || self.known_texts().iter().filter_map(|text| self.known_vector(text)).map(<[f32]>::to_vec);
+        let vectors: Vec<Vec<f32>> = match stored.is_empty() {
+            true => known().take(wanted).collect(),
+            false => stored.chunks(searcher.dim()).take(wanted).map(<[f32]>::to_vec).collect(),
+        };
+        if vectors.is_empty() {
+            let remedy = "build the index with --queries, or give the server known queries";
+            let detail = "there are no queries to measure with";
+            return Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "no_queries", detail, remedy));
+        }
+        Ok(vectors)
+    }
+
     /// Answers `GET .../versions`.
     pub(super) fn versions(&self) -> Outcome<Vec<u8>> {
         let (previous, split) = self.collection.others();
@@ -275,6 +330,14 @@ fn separate<T>(items: Vec<Item<T>>) -> (Vec<T>, Vec<ItemAnswer>) {
         answers.push(ItemAnswer { line, key, status, problem });
     }
     (good, answers)
+}
+
+/// The mean and its standard error.
+fn mean(values: &[f64]) -> (f64, f64) {
+    let n = values.len().max(1) as f64;
+    let mean = values.iter().sum::<f64>() / n;
+    let variance = values.iter().map(|value| (value - mean).powi(2)).sum::<f64>() / (n - 1.0).max(1.0);
+    (mean, (variance / n).sqrt())
 }
 
 fn not_a_key(text: &str) -> Problem {

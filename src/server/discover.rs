@@ -4,9 +4,10 @@ use axum::extract::{Path, Request, State};
 use axum::response::Response;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
+use utoipa::{IntoParams, ToSchema};
 
 use super::parse;
-use super::problem::Problem;
+use super::problem::{Problem, ProblemDocument};
 use super::routes::json_response;
 use super::service::{Service, json};
 
@@ -18,14 +19,15 @@ const MOST: usize = 1000;
 const SEARCHED: usize = 100_000;
 
 /// What `GET /v1/collections` tells.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 pub(super) struct CollectionsAnswer {
     collections: Vec<String>,
 }
 
 /// Query string of `GET /v1/collections/{c}/queries`.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 pub(super) struct QueriesParams {
     /// What they start with, capitals aside; everything when left out.
     prefix: Option<String>,
@@ -34,18 +36,21 @@ pub(super) struct QueriesParams {
 }
 
 /// What `GET /v1/collections/{c}/queries` tells.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 pub(super) struct QueriesAnswer {
     queries: Vec<String>,
 }
 
 /// The names of the collections served.
+#[utoipa::path(get, path = "/v1/collections", tag = "search", responses((status = 200, body = CollectionsAnswer)))]
 pub(super) async fn collections(State(service): State<Arc<Service>>) -> Result<Response, Problem> {
     let collections = vec![service.config().server.collection.clone()];
     Ok(json_response(json(&CollectionsAnswer { collections })?))
 }
 
 /// The known queries that start with a prefix, in the order of their file.
+#[utoipa::path(get, path = "/v1/collections/{collection}/queries", tag = "search", params(("collection" = String, Path), QueriesParams),
+    responses((status = 200, body = QueriesAnswer), (status = "4XX", body = ProblemDocument, content_type = "application/problem+json")))]
 pub(super) async fn queries(
     State(service): State<Arc<Service>>,
     Path(name): Path<String>,

@@ -21,13 +21,25 @@ const BOUNDS: [f64; 19] = [
 ];
 
 /// The routes that are counted apart; all else is `other`.
-pub(super) const ROUTES: [&str; 16] = [
+pub(super) const ROUTES: [&str; 28] = [
     "/search",
     "/v1/collections/{collection}/search",
     "/v1/collections/{collection}/search/batch",
     "/v1/collections/{collection}",
     "/v1/collections",
     "/v1/collections/{collection}/queries",
+    "/v1/collections/{collection}/explain",
+    "/v1/collections/{collection}/recall",
+    "/v1/collections/{collection}/ads",
+    "/v1/collections/{collection}/ads/delete",
+    "/v1/collections/{collection}/ads/{key}",
+    "/v1/collections/{collection}/control",
+    "/v1/collections/{collection}/control/{level}/{id}",
+    "/v1/collections/{collection}/versions",
+    "/v1/collections/{collection}/activate",
+    "/v1/collections/{collection}/rollback",
+    "/v1/collections/{collection}/split",
+    "/v1/collections/{collection}/compact",
     "/livez",
     "/readyz",
     "/metrics",

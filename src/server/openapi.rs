@@ -14,7 +14,7 @@ use utoipa::{Modify, OpenApi};
 use utoipa_swagger_ui::Config;
 
 use super::problem::ProblemDocument;
-use super::{routes, watch};
+use super::{ads_routes, discover, routes, watch};
 
 /// What the page may load: its own files, and answers of this server.
 const POLICY: &str =
@@ -31,12 +31,27 @@ const POLICY: &str =
         routes::search_named,
         routes::batch,
         routes::describe,
+        discover::collections,
+        discover::queries,
         routes::live,
         routes::ready,
         routes::metrics,
         watch::status,
         watch::slow,
         watch::limits,
+        ads_routes::explain,
+        ads_routes::recall,
+        ads_routes::put_ads,
+        ads_routes::delete_ads,
+        ads_routes::ad,
+        ads_routes::patch_control,
+        ads_routes::entity,
+        ads_routes::versions,
+        ads_routes::stage,
+        ads_routes::activate,
+        ads_routes::roll_back,
+        ads_routes::split,
+        ads_routes::compact,
         document,
         docs,
         docs_file,

@@ -59,7 +59,6 @@ pub(super) struct Plan {
     pub(super) with_fields: bool,
     pub(super) explain: bool,
     pub(super) stats: bool,
-    pub(super) split_key: Option<String>,
 }
 
 /// What is searched for.
@@ -146,14 +145,13 @@ fn block(asked: BlockRequest) -> Result<Block, Problem> {
     })
 }
 
-fn split_key(asked: Option<String>) -> Result<Option<String>, Problem> {
-    match asked {
-        Some(key) if key.len() > MAX_SPLIT_KEY => {
-            let detail = format!("split_key has {} bytes", key.len());
-            Err(Problem::meaning("split_key_too_long", "/split_key", detail, format!("give at most {MAX_SPLIT_KEY}")))
-        }
-        asked => Ok(asked),
+fn check_split_key(asked: Option<&str>) -> Result<(), Problem> {
+    let length = asked.map_or(0, str::len);
+    if length <= MAX_SPLIT_KEY {
+        return Ok(());
     }
+    let detail = format!("split_key has {length} bytes");
+    Err(Problem::meaning("split_key_too_long", "/split_key", detail, format!("give at most {MAX_SPLIT_KEY}")))
 }
 
 impl Rules<'_> {
@@ -167,7 +165,7 @@ impl Rules<'_> {
         let block = block(request.block.take().unwrap_or_default())?;
         let filter = request.filter.take().unwrap_or_default();
         let serving = request.eligibility.unwrap_or_default() == Eligibility::Serving;
-        let split_key = split_key(request.split_key.take())?;
+        check_split_key(request.split_key.as_deref())?;
         let flag = |asked: Option<bool>| asked.unwrap_or(false);
         let (allow_partial, with_fields) = (flag(request.allow_partial), flag(request.with_fields));
         let (explain, stats) = (flag(request.explain), flag(request.stats));
@@ -186,7 +184,6 @@ impl Rules<'_> {
             with_fields,
             explain,
             stats,
-            split_key,
         })
     }
 

@@ -16,7 +16,7 @@ use super::api::{BatchAnswer, BatchRequest, CollectionAnswer, NpyParams, SearchA
 use super::observe::observe;
 use super::problem::{Problem, ProblemDocument};
 use super::service::{Batch, Context, Service};
-use super::{discover, openapi, parse, ui, watch};
+use super::{ads_routes, discover, openapi, parse, ui, watch};
 
 pub(super) type Shared = State<Arc<Service>>;
 pub(super) type Answer = Result<Response, Problem>;
@@ -41,6 +41,7 @@ pub(super) fn router(service: Arc<Service>) -> Router {
         .route("/docs/{file}", get(openapi::docs_file))
         .route("/ui", get(ui::page))
         .route("/ui/{file}", get(ui::file))
+        .merge(ads_routes::routes())
         .fallback(|| async { StatusCode::NOT_FOUND })
         .layer(from_fn_with_state(service.clone(), observe))
         .with_state(service)
@@ -51,11 +52,7 @@ pub(super) fn router(service: Arc<Service>) -> Router {
     responses((status = 200, body = SearchAnswer), (status = "4XX", body = ProblemDocument, content_type = "application/problem+json"),
         (status = "5XX", body = ProblemDocument, content_type = "application/problem+json")))]
 pub(super) async fn search(State(service): Shared, Extension(context): Extension<Context>, request: Request) -> Answer {
-    if let Some(query) = request.uri().query().filter(|query| !query.is_empty()) {
-        let detail = format!("the query string {query:?} would be passed over");
-        let remedy = "put all parameters into the JSON body";
-        return Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "unknown_parameter", detail, remedy));
-    }
+    refuse_query_string(&request)?;
     if media(request.headers())? != Media::Json {
         return Err(unsupported("application/x-npy", "send application/json, or a .npy body to .../search/batch"));
     }
@@ -146,6 +143,14 @@ pub(super) fn json_response(body: Vec<u8>) -> Response {
     ([(header::CONTENT_TYPE, "application/json")], body).into_response()
 }
 
+/// Refuses parameters that would be passed over.
+pub(super) fn refuse_query_string(request: &Request) -> Result<(), Problem> {
+    let Some(query) = request.uri().query().filter(|query| !query.is_empty()) else { return Ok(()) };
+    let detail = format!("the query string {query:?} would be passed over");
+    let remedy = "put all parameters into the JSON body";
+    Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "unknown_parameter", detail, remedy))
+}
+
 #[derive(PartialEq, Eq)]
 enum Media {
     Json,
@@ -172,7 +177,7 @@ fn unsupported(what: &str, remedy: &str) -> Problem {
 }
 
 /// The whole body, within the limits of size and time.
-async fn read_body(service: &Service, request: Request) -> Result<Bytes, Problem> {
+pub(super) async fn read_body(service: &Service, request: Request) -> Result<Bytes, Problem> {
     let (limits, timeouts) = (&service.config().limits, &service.config().timeouts);
     let too_large = |size: String| {
         let remedy = format!("send at most {} bytes; split a batch", limits.body_bytes);

@@ -143,6 +143,10 @@ impl Service {
         self.known.texts()
     }
 
+    pub(super) fn known_vector(&self, text: &str) -> Option<&[f32]> {
+        self.known.vector(text)
+    }
+
     pub(super) fn next_request_id(&self) -> Arc<str> {
         format!("{:08x}-{}", self.run, self.requests.fetch_add(1, Relaxed)).into()
     }
@@ -265,17 +269,21 @@ impl Service {
         let trail = context.trail.clone();
         let pending = self.submit(job, &context.trail, move |worker| {
             let begun = Instant::now();
-            let plan = service.rules().plan(parse::json(&body)?, context.arrived)?;
+            let request: SearchRequest = parse::json(&body)?;
+            let pinned = service.collection.pin(request.split_key.as_deref(), service.chance());
+            let plan = service.rules(&pinned).plan(request, context.arrived)?;
             trail.ran(Step::Plan, begun);
             service.platform.admission.planned(begun.elapsed());
-            let (stats, coverage, hits) = service.find(&plan, worker, &trail)?;
-            let answer = SearchAnswer {
+            let found = service.find(&plan, &pinned, worker, &trail)?;
+            let answer = json(&SearchAnswer {
                 request_id: &context.request_id,
                 took_ms: took_ms(context.arrived),
-                index_version: service.searcher.version(),
-                found: Found { coverage, hits, stats: plan.stats.then_some(&stats) },
-            };
-            json(&answer)
+                index_version: &pinned.version.at.id,
+                control_epoch: pinned.epoch.number(),
+                found: found.answer(&plan),
+            })?;
+            service.judge(pinned, found);
+            Ok(answer)
         })?;
         self.answer(pending).await
     }
@@ -287,19 +295,16 @@ impl Service {
         context: Context,
     ) -> std::result::Result<Vec<u8>, Problem> {
         let (service, arrived, trail) = (self.clone(), context.arrived, context.trail.clone());
-        // All of a batch sees the same state.
-        let pinned = Arc::new(self.collection.pin(None, self.chance()));
-        let of_plan = pinned.clone();
         let job = match &batch {
             Batch::Json(body) | Batch::Npy(body, _) => self.platform.admission.ask_batch(body, arrived),
         };
         let plan = move |_: &mut WorkerState| {
             let begun = Instant::now();
-            let plans = service.plan_batch(&batch, &of_plan, arrived);
+            let plans = service.plan_batch(&batch, arrived);
             trail.ran(Step::Plan, begun);
             plans
         };
-        let plans = self.answer(self.submit(job, &context.trail, plan)?).await?;
+        let (pinned, plans) = self.answer(self.submit(job, &context.trail, plan)?).await?;
         let shares = self.submit_shares(plans, &pinned, &context.trail)?;
         let mut results = Vec::new();
         for share in shares {
@@ -314,11 +319,16 @@ impl Service {
         })
     }
 
-    fn plan_batch(&self, batch: &Batch, pinned: &Pinned, arrived: Instant) -> std::result::Result<Vec<Plan>, Problem> {
+    /// The plans of a batch, and what all of its queries see.
+    fn plan_batch(
+        &self,
+        batch: &Batch,
+        arrived: Instant,
+    ) -> std::result::Result<(Arc<Pinned>, Vec<Plan>), Problem> {
         let requests = match batch {
             Batch::Json(body) => parse::json::<BatchRequest>(body)?.into_queries(),
             Batch::Npy(body, params) => {
-                let rows = parse::npy(body, pinned.version.searcher.dim())?;
+                let rows = parse::npy(body, self.collection.active().searcher.dim())?;
                 rows.into_iter().map(|vector| params.request(vector)).collect()
             }
         };
@@ -327,9 +337,16 @@ impl Service {
             let detail = format!("the batch has {} queries", requests.len());
             return Err(Problem::meaning("batch_out_of_range", "/queries", detail, format!("send 1 to {max} queries")));
         }
-        let rules = self.rules(pinned);
+        let key = requests[0].split_key.clone();
+        if let Some(other) = requests.iter().position(|request| request.split_key != key) {
+            let (detail, remedy) = ("queries of one batch have different split_keys", "give all the same, or none");
+            return Err(Problem::meaning("split_keys_differ", "/split_key", detail, remedy).within(&place(other)));
+        }
+        let pinned = Arc::new(self.collection.pin(key.as_deref(), self.chance()));
+        let rules = self.rules(&pinned);
         let plan = |(number, request)| rules.plan(request, arrived).map_err(|p: Problem| p.within(&place(number)));
-        requests.into_iter().enumerate().map(plan).collect()
+        let plans = requests.into_iter().enumerate().map(plan).collect::<std::result::Result<_, _>>()?;
+        Ok((pinned, plans))
     }
 
     /// Queues a batch in at most one share a worker.

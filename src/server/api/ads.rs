@@ -3,12 +3,13 @@
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
+use utoipa::ToSchema;
 
 use super::search::{Dtype, SearchRequest};
 use crate::ads::control::{Entity, Reason};
 
 /// One line of `PUT .../ads`: exactly one of `vector` and `vector_b64`.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(in crate::server) struct AdItem {
     /// The ad's key.
@@ -21,18 +22,19 @@ pub(in crate::server) struct AdItem {
     pub(in crate::server) dtype: Option<Dtype>,
     /// What is filtered by and returned with hits.
     #[serde(default)]
+    #[schema(value_type = Object)]
     pub(in crate::server) attributes: Map<String, Value>,
 }
 
 /// Body of `POST .../ads/delete`.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(in crate::server) struct DeleteRequest {
     pub(in crate::server) keys: Vec<u64>,
 }
 
 /// The answer to a write: one item a line.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 pub(in crate::server) struct WriteAnswer<'a> {
     pub(in crate::server) request_id: &'a str,
     /// Number of the last change that is durable now.
@@ -46,7 +48,7 @@ pub(in crate::server) struct WriteAnswer<'a> {
 }
 
 /// What became of one line.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 pub(in crate::server) struct ItemAnswer {
     /// Number of the line, from 1.
     pub(in crate::server) line: usize,
@@ -58,7 +60,7 @@ pub(in crate::server) struct ItemAnswer {
 }
 
 /// Whether a line was taken.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub(in crate::server) enum ItemStatus {
     /// It is durable and visible.
@@ -68,7 +70,7 @@ pub(in crate::server) enum ItemStatus {
 }
 
 /// Why a line was not taken.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 pub(in crate::server) struct ItemProblem {
     pub(in crate::server) code: &'static str,
     pub(in crate::server) detail: String,
@@ -78,7 +80,7 @@ pub(in crate::server) struct ItemProblem {
 }
 
 /// The answer to `GET .../ads/{key}`.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 pub(in crate::server) struct AdAnswer {
     pub(in crate::server) key: u64,
     /// `version` or `delta`.
@@ -87,15 +89,17 @@ pub(in crate::server) struct AdAnswer {
     pub(in crate::server) control_epoch: u64,
     /// What was stored with it, as it was given.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Object>)]
     pub(in crate::server) attributes: Option<Box<RawValue>>,
     pub(in crate::server) standing: StandingAnswer,
 }
 
 /// What the control table says of an ad now.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 pub(in crate::server) struct StandingAnswer {
     pub(in crate::server) eligible: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Object>)]
     pub(in crate::server) reason: Option<Reason>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(in crate::server) detail: Option<String>,
@@ -119,7 +123,7 @@ pub(in crate::server) struct EntityAnswer {
 }
 
 /// Body of `POST .../explain`.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(in crate::server) struct ExplainRequest {
     /// The search, as it would be sent.
@@ -129,7 +133,7 @@ pub(in crate::server) struct ExplainRequest {
 }
 
 /// Body of `POST .../recall`.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(in crate::server) struct RecallRequest {
     /// Queries to measure with; 100 when left out.
@@ -138,4 +142,18 @@ pub(in crate::server) struct RecallRequest {
     pub(in crate::server) limit: Option<u64>,
     /// How hard to search.
     pub(in crate::server) params: Option<super::search::Effort>,
+}
+
+/// The answer to `POST .../recall`.
+#[derive(Serialize, ToSchema)]
+pub(in crate::server) struct RecallAnswer<'a> {
+    pub(in crate::server) request_id: &'a str,
+    pub(in crate::server) index_version: &'a str,
+    /// Queries measured with.
+    pub(in crate::server) queries: usize,
+    /// Mean share of the best ads that were found.
+    pub(in crate::server) recall: f64,
+    pub(in crate::server) standard_error: f64,
+    /// Mean share of the best list's revenue that the found one has.
+    pub(in crate::server) ecpm_recall: f64,
 }

@@ -25,6 +25,7 @@ pub(in crate::server) struct SearchRequest {
     /// Several queries, each with a weight: one answer, in which an ad's relevance is the best that any of them gives it.
     pub(in crate::server) vectors: Option<Vec<QueryPart>>,
     /// What the attributes of hits must be.
+    #[schema(value_type = Option<FilterSchema>)]
     pub(in crate::server) filter: Option<Filter>,
     /// Whether hits must be eligible now: `serving` when left out.
     pub(in crate::server) eligibility: Option<Eligibility>,
@@ -121,7 +122,7 @@ pub(in crate::server) struct BlockRequest {
 }
 
 /// `params` of a request; what is left out is the default of the index.
-#[derive(Clone, Copy, Debug, Default, Deserialize, ToSchema)]
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(in crate::server) struct Effort {
     /// Lists to probe.
@@ -152,6 +153,7 @@ pub(in crate::server) enum Dtype {
 #[serde(deny_unknown_fields)]
 pub(in crate::server) struct BatchRequest {
     pub(in crate::server) queries: Vec<SearchRequest>,
+    #[schema(value_type = Option<FilterSchema>)]
     filter: Option<Filter>,
     eligibility: Option<Eligibility>,
     min_relevance: Option<f32>,
@@ -250,7 +252,9 @@ pub(in crate::server) struct Found<'a> {
 #[derive(Serialize, ToSchema)]
 pub(in crate::server) struct StatsAnswer<'a> {
     #[serde(flatten)]
+    #[schema(value_type = Object)]
     pub(in crate::server) steps: &'a SearchStats,
+    #[schema(value_type = Object)]
     pub(in crate::server) dropped: Dropped,
 }
 
@@ -386,4 +390,33 @@ pub(in crate::server) struct LimitsAnswer {
     pub(in crate::server) default_timeout_ms: u64,
     /// Longest wait for a worker.
     pub(in crate::server) queue_ms: u64,
+}
+
+/// A filter, as documents describe it; [`Filter`] is what is read.
+#[derive(ToSchema)]
+#[allow(dead_code)]
+pub(in crate::server) struct FilterSchema {
+    /// All of these hold.
+    must: Option<Vec<ConditionSchema>>,
+    /// At least one of these holds, if there is any.
+    should: Option<Vec<ConditionSchema>>,
+    /// None of these holds.
+    must_not: Option<Vec<ConditionSchema>>,
+}
+
+/// A condition: exactly one of `match`, `any` and `range`.
+#[derive(ToSchema)]
+#[allow(dead_code)]
+pub(in crate::server) struct ConditionSchema {
+    /// Name of an attribute.
+    attribute: String,
+    /// A string, a number, true or false.
+    #[schema(value_type = Option<Value>)]
+    r#match: Option<()>,
+    /// One of these.
+    #[schema(value_type = Option<Vec<Value>>)]
+    any: Option<()>,
+    /// `gt`, `gte`, `lt`, `lte`.
+    #[schema(value_type = Option<Object>)]
+    range: Option<()>,
 }

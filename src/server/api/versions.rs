@@ -1,9 +1,10 @@
 //! Versions: staging, activating, rolling back, splitting traffic.
 
 use serde::Deserialize;
+use utoipa::ToSchema;
 
 /// Body of `POST .../versions`.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(in crate::server) struct StageRequest {
     /// Folder of the index, within the folder of versions.
@@ -11,7 +12,7 @@ pub(in crate::server) struct StageRequest {
 }
 
 /// Body of `POST .../activate`.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(in crate::server) struct ActivateRequest {
     /// The version to serve.
@@ -21,7 +22,7 @@ pub(in crate::server) struct ActivateRequest {
 }
 
 /// Body of `POST .../split`: both, or none to end it.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(in crate::server) struct SplitRequest {
     /// The version that gets a share of the traffic.
@@ -31,6 +32,6 @@ pub(in crate::server) struct SplitRequest {
 }
 
 /// Body of requests that say nothing.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(in crate::server) struct Nothing {}
