@@ -36,7 +36,17 @@ pub(crate) fn connect(address: SocketAddr) -> TcpStream {
 
 /// Sends one request on a connection of its own and reads the answer to its end.
 pub(crate) fn send(address: SocketAddr, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Reply {
-    let mut stream = connect(address);
+    exchange(&mut connect(address), method, path, headers, body)
+}
+
+/// [`send`] on a connection of the caller's.
+pub(crate) fn exchange(
+    stream: &mut (impl Read + Write),
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: &[u8],
+) -> Reply {
     let mut head = format!("{method} {path} HTTP/1.1\r\nhost: test\r\nconnection: close\r\n");
     if !body.is_empty() {
         head += &format!("content-length: {}\r\n", body.len());
@@ -47,7 +57,7 @@ pub(crate) fn send(address: SocketAddr, method: &str, path: &str, headers: &[(&s
     stream.write_all(format!("{head}\r\n").as_bytes()).unwrap();
     // A server may answer and close before it has read a body that it refuses.
     let _ = stream.write_all(body);
-    read_reply(&mut stream)
+    read_reply(stream)
 }
 
 /// Posts JSON.
@@ -56,7 +66,7 @@ pub(crate) fn post(address: SocketAddr, path: &str, body: &str) -> Reply {
 }
 
 /// Reads what comes until the server closes.
-pub(crate) fn read_all(stream: &mut TcpStream) -> Vec<u8> {
+pub(crate) fn read_all(stream: &mut impl Read) -> Vec<u8> {
     let mut bytes = Vec::new();
     let mut buffer = [0; 4096];
     while let Ok(count @ 1..) = stream.read(&mut buffer) {
@@ -65,7 +75,7 @@ pub(crate) fn read_all(stream: &mut TcpStream) -> Vec<u8> {
     bytes
 }
 
-pub(crate) fn read_reply(stream: &mut TcpStream) -> Reply {
+pub(crate) fn read_reply(stream: &mut impl Read) -> Reply {
     let bytes = read_all(stream);
     let end = bytes.windows(4).position(|window| window == b"\r\n\r\n");
     let end = end.unwrap_or_else(|| panic!("no HTTP answer: {:?}", String::from_utf8_lossy(&bytes)));

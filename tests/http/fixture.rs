@@ -33,10 +33,10 @@ pub(crate) fn vector(row: usize) -> Vec<f32> {
 }
 
 /// Builds the index; with heads, a second time over a quantizer that has them.
-fn build(dir: &Path, heads: Heads) -> PathBuf {
+fn build(dir: &Path, rows: usize, heads: Heads) -> PathBuf {
     let (vectors, keys, fields) = (dir.join("vectors.npy"), dir.join("keys.txt"), dir.join("fields.jsonl"));
-    let lines = |line: &dyn Fn(usize) -> String| (0..ROWS).map(|row| line(row) + "\n").collect::<String>();
-    std::fs::write(&vectors, npy(&(0..ROWS).map(vector).collect::<Vec<_>>())).unwrap();
+    let lines = |line: &dyn Fn(usize) -> String| (0..rows).map(|row| line(row) + "\n").collect::<String>();
+    std::fs::write(&vectors, npy(&(0..rows).map(vector).collect::<Vec<_>>())).unwrap();
     std::fs::write(&keys, lines(&|row| (FIRST_KEY + row as u64).to_string())).unwrap();
     std::fs::write(&fields, lines(&|row| format!("{{\"title\": \"row {row}\"}}"))).unwrap();
     let mut spec = BuildSpec {
@@ -94,8 +94,13 @@ pub(crate) fn start(change: impl FnOnce(&mut ServerConfig)) -> Server {
 
 /// [`start`] over an index whose quantizer has `heads`.
 pub(crate) fn start_with_heads(heads: Heads, change: impl FnOnce(&mut ServerConfig)) -> Server {
+    start_over(ROWS, heads, change)
+}
+
+/// [`start`] over an index of `rows` rows, whose quantizer has `heads`.
+pub(crate) fn start_over(rows: usize, heads: Heads, change: impl FnOnce(&mut ServerConfig)) -> Server {
     let dir = tempfile::tempdir().unwrap();
-    let index = build(dir.path(), heads);
+    let index = build(dir.path(), rows, heads);
     let searcher =
         Arc::new(Searcher::open(&index, &OpenOptions { store: Store::Memory, ..OpenOptions::default() }).unwrap());
     let mut config = ServerConfig::default();

@@ -1,7 +1,11 @@
 //! The server over real sockets: whole servers in this process, a client of raw bytes.
 
 mod answers;
+mod auth;
 mod bad_input;
 mod client;
 mod faults;
 mod fixture;
+mod overload;
+mod tls;
+mod watching;
