@@ -85,7 +85,9 @@ fn main() -> Result<()> {
     for (name, filter) in filters {
         let filter: Filter = serde_json::from_value(filter).unwrap_or_default();
         let predicate = columns.compile(&filter)?;
-        let compile = micros(|| drop(black_box(columns.compile(&filter))));
+        let compile = micros(|| {
+            let _ = black_box(columns.compile(&filter));
+        });
         for kernels in Kernels::all() {
             let (mut words, mut scratch, mut rows) = (Vec::new(), PredicateScratch::default(), Vec::new());
             let bits = micros(|| {
@@ -94,7 +96,9 @@ fn main() -> Result<()> {
                     black_box(&words);
                 }
             });
-            let collected = micros(|| drop(black_box(predicate.rows(kernels, ROWS as usize, &mut rows))));
+            let collected = micros(|| {
+                black_box(predicate.rows(kernels, ROWS as usize, &mut rows));
+            });
             let share = 100.0 * rows.len() as f64 / f64::from(ROWS);
             let set = kernels.name;
             println!("| {name} | {share:.2} % | {compile:.1} | {set} | {bits:.0} | {collected:.0} |");
