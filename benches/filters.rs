@@ -85,7 +85,9 @@ fn main() -> Result<()> {
     for (name, filter) in filters {
         let filter: Filter = serde_json::from_value(filter).unwrap_or_default();
         let predicate = columns.compile(&filter)?;
-        let compile = micros(|| drop(black_box(columns.compile(&filter))));
+        let compile = micros(|| {
+            let _ = black_box(columns.compile(&filter));
+        });
         for kernels in Kernels::all() {
             let (mut words, mut scratch, mut rows) = (Vec::new(), PredicateScratch::default(), Vec::new());
             let bits = micros(|| {

@@ -57,6 +57,35 @@ fn a_build_reports_for_people_and_for_machines() {
 }
 
 #[test]
+fn attributes_are_inferred_or_declared_and_reported() {
+    let folder = folder();
+    let rows: String = (0..200).map(|row| format!("b{},{row},\"long, {}\"\n", row % 3, "l".repeat(70))).collect();
+    std::fs::write(folder.path().join("r.csv"), format!("brand,price,title\n{rows}")).unwrap();
+    let with = |more: &[&str]| build(folder.path(), &[&["--attributes", "r.csv"], more].concat()).output().unwrap();
+    let report = json(&with(&["--json", "--attribute-types", "price:float"]));
+    let attributes = report["attributes"].as_array().unwrap();
+    let kinds: Vec<_> = attributes.iter().map(|a| (a["name"].as_str().unwrap(), a["type"].as_str())).collect();
+    assert_eq!(kinds, [("brand", Some("keyword")), ("price", Some("float")), ("title", None)]);
+    assert_eq!((&attributes[0]["distinct"], &attributes[0]["bytes_per_row"]), (&3.into(), &1.into()));
+    let text = with(&[]);
+    let text = String::from_utf8(text.stdout).unwrap();
+    for expected in
+        ["survey attributes", "brand", "keyword", "integer", "not filterable: row 0 has a string of 76 bytes"]
+    {
+        assert!(text.contains(expected), "{text}");
+    }
+    assert_eq!(json(&check(folder.path()))["ok"], true);
+    assert_ends(
+        &with(&["--attribute-types", "brand:integer"]),
+        1,
+        "row 0: attribute \"brand\": \"b0\" is not an integer",
+    );
+    assert_ends(&with(&["--attribute-types", "brand:word"]), 1, "\"word\" is none of keyword");
+    let without = build(folder.path(), &["--attribute-types", "brand:keyword"]).output().unwrap();
+    assert_ends(&without, 2, "--attributes");
+}
+
+#[test]
 fn sample_queries_calibrate_a_build_and_a_wrong_file_stops_it_at_once() {
     let folder = folder();
     let dir = folder.path();

@@ -1,5 +1,6 @@
 //! The columns of an index in memory.
 
+use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -35,7 +36,6 @@ pub(super) struct Column {
 }
 
 /// What a column has of its rows.
-#[derive(Debug)]
 pub(super) enum Data {
     U8(Vec<u8>),
     U16(Vec<u16>),
@@ -45,7 +45,6 @@ pub(super) enum Data {
 }
 
 /// For each value the ascending rows that have it.
-#[derive(Debug)]
 pub(super) struct Postings {
     /// Where the rows of each value start, then their number.
     starts: Vec<usize>,
@@ -87,6 +86,12 @@ impl Postings {
 
     pub(super) fn values(&self) -> usize {
         self.starts.len() - 1
+    }
+}
+
+impl fmt::Debug for Data {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} bytes", self.memory_bytes())
     }
 }
 

@@ -42,6 +42,7 @@ pub use survey::{Declared, Layout, Survey, TextColumn, parse_declared};
 pub use writer::ColumnsWriter;
 
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 use crate::error::{Error, Result};
 use crate::types::names;
@@ -137,13 +138,17 @@ impl Schema {
             return Err("its names are out of order or repeated".into());
         }
         names.sort_unstable();
-        match names.windows(2).find(|pair| pair[0] == pair[1]).map(|pair| pair[0]).or(names.first().copied()) {
-            Some("") => Err("an attribute has an empty name".into()),
-            Some(twice) if names.iter().filter(|name| **name == twice).count() > 1 => {
-                Err(format!("attribute {twice:?} comes twice"))
-            }
-            _ => Ok(()),
+        match names.windows(2).find(|pair| pair[0] == pair[1]) {
+            _ if names.first() == Some(&"") => Err("an attribute has an empty name".into()),
+            Some(pair) => Err(format!("attribute {:?} comes twice", pair[0])),
+            None => Ok(()),
         }
+    }
+
+    /// Everything as it is, declared: so that columns made of other records are of the same types.
+    pub fn declared(&self) -> BTreeMap<String, Declared> {
+        let typed = self.attributes.iter().map(|attribute| (attribute.name.clone(), Declared::Type(attribute.kind)));
+        typed.chain(self.text.iter().map(|name| (name.clone(), Declared::Text))).collect()
     }
 
     /// The filterable attributes, sorted by name.

@@ -219,10 +219,11 @@ fn attributes_are_filtered_by_whatever_file_they_come_from() {
     let mut disk = OnDisk::new(&data);
     let brand = |row: usize| ["Acme", "Böhm, \"B\"", "2001"][row % 3];
     let long = "l".repeat(70);
-    let json = |row: usize| serde_json::json!({"brand": brand(row), "price": row, "on": row % 4 == 0, "text": long});
+    let json =
+        |row: usize| serde_json::json!({"brand": brand(row), "price": row, "on": row.is_multiple_of(4), "text": long});
     let cell = |text: &str| format!("\"{}\"", text.replace('"', "\"\""));
     let jsonl: String = (0..500).map(|row| json(row).to_string() + "\n").collect();
-    let line = |row: usize, brand: &str, by: char| format!("{brand}{by}{row}{by}{}{by}{long}\n", row % 4 == 0);
+    let line = |row: usize, brand: &str, by: char| format!("{brand}{by}{row}{by}{}{by}{long}\n", row.is_multiple_of(4));
     let tsv = "brand\tprice\ton\ttext\n".to_string() + &(0..500).map(|r| line(r, brand(r), '\t')).collect::<String>();
     let csv =
         "brand,price,on,text\n".to_string() + &(0..500).map(|r| line(r, &cell(brand(r)), ',')).collect::<String>();

@@ -5,7 +5,6 @@ mod oracle;
 mod predicates;
 
 use serde_json::{Map, Value as Json};
-use std::collections::BTreeMap;
 use std::path::Path;
 
 use super::*;
@@ -106,6 +105,9 @@ fn declarations_come_first() {
     assert_eq!(columns.value("new", 1), Some(Value::Null));
     assert_eq!(columns.value("sku", 1), Some(Value::Null));
     assert_eq!(columns.value("title", 0), None);
+    let mut again = Survey::new(Path::new("records.jsonl"), &layout.schema().declared(), 1 << 20);
+    records.iter().for_each(|record| again.add(record).unwrap());
+    assert_eq!(again.finish().unwrap().schema(), layout.schema());
     assert_eq!(columns.value("price", 2), None, "there is no such row");
     assert!(passing(&columns, serde_json::json!({"must": [{"attribute": "new", "match": "a"}]})).is_empty());
 }
