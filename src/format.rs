@@ -66,17 +66,16 @@ pub enum Kind {
 }
 
 impl Kind {
-    const ALL: [Kind; 8] =
-        [
-            Kind::Quantizer,
-            Kind::Codes,
-            Kind::Dense,
-            Kind::Keys,
-            Kind::Fields,
-            Kind::Checkpoint,
-            Kind::Control,
-            Kind::Attributes,
-        ];
+    const ALL: [Kind; 8] = [
+        Kind::Quantizer,
+        Kind::Codes,
+        Kind::Dense,
+        Kind::Keys,
+        Kind::Fields,
+        Kind::Checkpoint,
+        Kind::Control,
+        Kind::Attributes,
+    ];
 
     fn number(self) -> u32 {
         self as u32 + 1
