@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 
+use bigrain::ads::Collection;
 use bigrain::build::BuildSpec;
 use bigrain::dense::Store;
 use bigrain::heads::Heads;
@@ -107,7 +108,25 @@ pub(crate) fn start_over(rows: usize, heads: Heads, change: impl FnOnce(&mut Ser
     config.workers.threads = 2;
     known_queries(dir.path(), &mut config);
     change(&mut config);
-    let service = Service::start(config, searcher.clone()).unwrap();
+    run(Service::start(config, searcher.clone()).unwrap(), searcher)
+}
+
+/// A server of the collection whose first version is `index`, with the defaults as changed by `change`.
+pub(crate) fn start_collection(index: &Path, change: impl FnOnce(&mut ServerConfig)) -> Server {
+    let mut config = ServerConfig::default();
+    config.workers.threads = 2;
+    // The machine may be busy with other tests.
+    config.timeouts.search_ms = 10_000;
+    let queries = tempfile::tempdir().unwrap();
+    known_queries(queries.path(), &mut config);
+    change(&mut config);
+    let collection = Collection::open(index, config.ads.options(config.index.options())).unwrap();
+    let searcher = collection.active().searcher.clone();
+    run(Service::over(config, collection).unwrap(), searcher)
+}
+
+/// Serves on a port of its own.
+fn run(service: Arc<Service>, searcher: Arc<Searcher>) -> Server {
     let (shutdown, signal) = oneshot::channel();
     let (bound, address) = mpsc::channel();
     let served = service.clone();

@@ -1,5 +1,6 @@
 //! The server over real sockets: whole servers in this process, a client of raw bytes.
 
+mod ads;
 mod answers;
 mod auth;
 mod bad_input;

@@ -56,6 +56,7 @@ fn what_cannot_be_indexed_is_refused_and_nothing_of_its_batch_applied() {
         (with(|d| d.vector = vec![1e30; DIM]), "norm"),
         (with(|d| d.record = "[1]".into()), "JSON object"),
         (with(|d| d.record = "{".into()), "JSON object"),
+        (with(|d| d.record = "{\"n\": \"many\"}".into()), "attribute \"n\""),
         (with(|d| d.record = format!("{{\"a\": \"{}\"}}", "x".repeat(super::super::MAX_RECORD))), "bytes"),
     ];
     for (document, named) in bad {
@@ -94,6 +95,9 @@ fn the_best_of_the_delta_are_found_in_order_with_ties_by_key() {
         let allowed: Vec<_> = all.iter().copied().filter(|&(_, place)| place % 3 == 0).take(n).collect();
         assert_eq!(some, allowed, "{n}");
     }
+    let unknown = serde_json::from_str(r#"{"must": [{"attribute": "m", "match": 1}]}"#).unwrap();
+    let error = snapshot.search_delta(kernels, &same, 1, Some(&unknown), &mut |_| true, &mut some).unwrap_err();
+    assert!(error.to_string().contains("\"m\""), "{error}");
     assert!(snapshot.search_delta(kernels, &[1.0], 1, None, &mut |_| true, &mut some).is_err());
 }
 
@@ -136,6 +140,8 @@ fn compaction_makes_the_index_that_was_served() {
             let next = open_base(&vfs, &version(1)).unwrap();
             next.index().check_on(&vfs, &Silent).unwrap();
             assert_eq!(next.version(), report.id);
+            let schema = |base: &Searcher| base.index().attributes().unwrap().schema().clone();
+            assert_eq!(schema(&next), schema(live.snapshot().base()), "{what}");
             let (score, codes) = (search(&live, &[0.5; DIM]), next.clone());
             live.switch(next).unwrap();
             assert_eq!(search(&live, &[0.5; DIM]), score, "{what}");
