@@ -257,7 +257,10 @@ mod tests {
         }
     }
 
-    fn task() -> (Box<dyn Task<()>>, Arc<AtomicBool>, Arc<Mutex<Option<Lost>>>) {
+    /// A task, whether it is wanted, and why it was refused.
+    type Handle = (Box<dyn Task<()>>, Arc<AtomicBool>, Arc<Mutex<Option<Lost>>>);
+
+    fn task() -> Handle {
         let (wanted, refused) = (Arc::new(AtomicBool::new(true)), Arc::default());
         (Box::new(Noted(wanted.clone(), Arc::clone(&refused))), wanted, refused)
     }

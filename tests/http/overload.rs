@@ -211,6 +211,7 @@ fn goodput_holds_at_twice_and_at_ten_times_saturation() {
         println!("{times} times: {:.2} of peak, {found:.1?}", found.good_per_s / peak.good_per_s);
         assert!(found.good_per_s > 0.4 * peak.good_per_s, "goodput collapsed at {times} times: {peak:?} {found:?}");
         assert!(found.refused_per_s > 0.0 && found.other == 0, "{found:?}");
+        assert!(found.refused_ms.0 < 50.0, "a refusal waits for nothing: {found:?}");
     }
     assert_eq!(post(server.address, "/search", &body).status, 200, "and it recovers");
 }
