@@ -136,7 +136,8 @@ impl Live {
     }
 
     /// Writes base, tombstones and delta as they are now to a new index in `output`, which says up to which change it includes them.
-    /// Nothing is trained; changes go on meanwhile. The result is not served before [`Live::switch`].
+    /// Nothing is trained; changes go on meanwhile. The result is not served before [`Live::switch`]. As with a build, what another
+    /// index had in `output` is removed at the end: choose a directory that no version is served from, nor may be again.
     ///
     /// # Errors
     /// `InvalidParams` where no document is left, or `output` holds something else; `Io`, `Corrupt`, and what `watch` stops with.

@@ -31,7 +31,7 @@ use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
 
-/// A file system. Every error is an [`Error::Io`](crate::error::Error::Io) that names the path.
+/// A file system. Every error is an [`Error::Io`] that names the path.
 pub trait Vfs: Send + Sync {
     /// Creates `path` for writing, emptying a file that is already there. The parent directory must exist.
     fn create(&self, path: &Path) -> Result<Box<dyn WriteFile>>;
