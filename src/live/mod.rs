@@ -152,7 +152,8 @@ impl Live {
     }
 
     /// Writes a snapshot (base, tombstones and delta) to a new index in `output`, which says up to which change it includes them.
-    /// Nothing is trained; changes go on meanwhile. The result is not served before it is attached or switched to.
+    /// Nothing is trained; changes go on meanwhile. The result is not served before it is attached or switched to. As with a build,
+    /// what another index had in `output` is removed at the end: choose a directory that no version is served from, nor may be again.
     ///
     /// # Errors
     /// `InvalidParams` where `base` does not follow the changes, no document is left, or `output` holds something else; `Io`, `Corrupt`, and what
