@@ -29,8 +29,8 @@ const WIDE_GROUPS: u64 = 1_000;
 const CAMPAIGNS: u64 = 8;
 const GROUPS: u64 = 40;
 const COUNTRIES: [&str; 24] = [
-    "US", "GB", "DE", "FR", "JP", "IN", "BR", "ES", "IT", "NL", "PL", "SE", "CA", "MX", "AU", "KR", "TR", "BE", "CH", "AT",
-    "DK", "FI", "NO", "PT",
+    "US", "GB", "DE", "FR", "JP", "IN", "BR", "ES", "IT", "NL", "PL", "SE", "CA", "MX", "AU", "KR", "TR", "BE", "CH",
+    "AT", "DK", "FI", "NO", "PT",
 ];
 const AUDIENCES: u64 = 40;
 

@@ -94,9 +94,8 @@ pub fn quality(served: &[Candidate], best: &[Candidate]) -> AnswerQuality {
         return AnswerQuality { recall: 1.0, ecpm_recall: 1.0 };
     };
     let reached = served.iter().filter(|candidate| candidate.rank_score >= worst).count().min(best.len());
-    let earned = |list: &[Candidate]| {
-        list.iter().map(|c| super::rank::ecpm_micros(c.relevance, 1.0, c.value)).sum::<f64>()
-    };
+    let earned =
+        |list: &[Candidate]| list.iter().map(|c| super::rank::ecpm_micros(c.relevance, 1.0, c.value)).sum::<f64>();
     let (served, most) = (earned(served), earned(best));
     let ecpm_recall = if most > 0.0 { (served / most).min(1.0) } else { 1.0 };
     AnswerQuality { recall: reached as f64 / best.len() as f64, ecpm_recall }

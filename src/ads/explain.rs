@@ -110,7 +110,8 @@ impl View<'_> {
             Ok(way) => way,
             Err(lost) => return Ok(lost),
         };
-        let answer = self.search(&AdQuery { offset: 0, limit: query.offset + query.limit, ..query.clone() }, scratch)?;
+        let answer =
+            self.search(&AdQuery { offset: 0, limit: query.offset + query.limit, ..query.clone() }, scratch)?;
         let way = match place {
             Place::Delta(_) | Place::Nowhere => way,
             Place::Base(row) => match self.explain_scan(query, row, &answer, scratch, way)? {
@@ -176,7 +177,8 @@ impl View<'_> {
         let vector = self.best_vector(query, row, scratch)?;
         let (list, rank) = base.list_rank(vector, row, scratch)?;
         let scanned = answer.stats.lists_probed as usize / query.vectors.len();
-        let detail = format!("list {list} is number {} of {}; {scanned} were scanned", rank + 1, base.index().manifest().lists);
+        let detail =
+            format!("list {list} is number {} of {}; {scanned} were scanned", rank + 1, base.index().manifest().lists);
         let position = self.code_rank(query, vector, row, scratch, DEEPEST)?;
         if position.is_none() && rank >= scanned {
             let remedy = format!("raise params.nprobe to {} or more, or give a higher recall_target", rank + 1);
@@ -214,10 +216,13 @@ impl View<'_> {
             let detail = format!("min_relevance is {least}");
             return Ok(way.lose(Stage::MinRelevance, detail, format!("lower it to {} or less", candidate.relevance)));
         }
-        way.pass(Stage::MinRelevance, match query.ranking.min_relevance {
-            Some(least) => format!("at least {least} is asked for"),
-            None => "no threshold is set".to_string(),
-        });
+        way.pass(
+            Stage::MinRelevance,
+            match query.ranking.min_relevance {
+                Some(least) => format!("at least {least} is asked for"),
+                None => "no threshold is set".to_string(),
+            },
+        );
         if let Some(rank) = answer.hits.iter().position(|hit| hit.key == key) {
             way.pass(Stage::Rank, format!("{rank} ads rank above it"));
             way.pass(Stage::Diversity, "no cap keeps it out");

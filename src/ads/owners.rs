@@ -34,9 +34,11 @@ impl Owners {
         let groups: Vec<Option<u64>> = (0..rows).map(of).collect();
         let ids: HashSet<u64> = groups.iter().flatten().copied().collect();
         let ids: Vec<u64> = ids.into_iter().collect();
-        let known: HashMap<u64, Owner> = ids.iter().copied().zip(control.owners_of_groups(ids.iter().copied())).collect();
+        let known: HashMap<u64, Owner> =
+            ids.iter().copied().zip(control.owners_of_groups(ids.iter().copied())).collect();
         let owner = |group: Option<u64>| group.and_then(|id| known.get(&id).copied()).unwrap_or(Owner::NONE);
-        let owners = Owners { of_row: groups.into_iter().map(|group| AtomicU32::new(owner(group).to_bits())).collect() };
+        let owners =
+            Owners { of_row: groups.into_iter().map(|group| AtomicU32::new(owner(group).to_bits())).collect() };
         for (key, owner) in control.epoch().ads() {
             owners.set(index, key, owner)?;
         }

@@ -33,7 +33,8 @@ pub struct SampledRows {
 impl SampledRows {
     /// About `wanted` of `rows` rows.
     pub fn new(rows: u64, wanted: u64, seed: u64) -> SampledRows {
-        let chosen: Vec<Row> = sample_rows(rows, wanted.min(rows) as usize, seed).into_iter().map(|row| row as Row).collect();
+        let chosen: Vec<Row> =
+            sample_rows(rows, wanted.min(rows) as usize, seed).into_iter().map(|row| row as Row).collect();
         let share = chosen.len() as f64 / rows.max(1) as f64;
         SampledRows { rows: chosen, share }
     }
@@ -48,7 +49,13 @@ impl SampledRows {
     ///
     /// # Errors
     /// As those of a search.
-    pub fn missed(&self, view: &View<'_>, query: &AdQuery, served: &[Candidate], scratch: &mut Scratch) -> Result<usize> {
+    pub fn missed(
+        &self,
+        view: &View<'_>,
+        query: &AdQuery,
+        served: &[Candidate],
+        scratch: &mut Scratch,
+    ) -> Result<usize> {
         let Some(worst) = served.last() else { return Ok(0) };
         let (prepared, counts) = (view.prepare(query)?, Default::default());
         let known: HashSet<Key> = served.iter().map(|candidate| candidate.key).collect();

@@ -205,11 +205,13 @@ impl View<'_> {
     fn round(&self, prepared: &Prepared<'_>, pool: usize, scratch: &mut Scratch) -> Result<AdAnswer> {
         let query = prepared.query;
         let counts = Counts::default();
-        let mut answer = AdAnswer { stats: SearchStats { fraction: 1.0, ..SearchStats::default() }, ..AdAnswer::default() };
+        let mut answer =
+            AdAnswer { stats: SearchStats { fraction: 1.0, ..SearchStats::default() }, ..AdAnswer::default() };
         let mut candidates = Vec::new();
         for (number, (vector, _)) in query.vectors.iter().enumerate() {
             let found = self.candidates(prepared, vector, pool, &counts, scratch, &mut answer.stats)?;
-            candidates.extend(found.into_iter().map(|(key, place, score)| self.candidate(query, key, place, score, number)));
+            candidates
+                .extend(found.into_iter().map(|(key, place, score)| self.candidate(query, key, place, score, number)));
         }
         if query.vectors.len() > 1 {
             keep_best_of_each(&mut candidates);
@@ -265,9 +267,8 @@ impl View<'_> {
     fn selection<'s>(&'s self, prepared: &'s Prepared<'_>, allow: &'s dyn Fn(Row) -> bool) -> Selection<'s> {
         let query = prepared.query;
         // Where nothing can be refused nobody has to be asked.
-        let asks = self.snapshot.tombstones() > 0
-            || query.serving && self.epoch.counts() != [0; 4]
-            || !query.block.is_empty();
+        let asks =
+            self.snapshot.tombstones() > 0 || query.serving && self.epoch.counts() != [0; 4] || !query.block.is_empty();
         Selection {
             predicate: prepared.predicate.as_ref(),
             allow: asks.then_some(allow),
@@ -423,6 +424,8 @@ impl View<'_> {
 
 /// Keeps the best candidate of each key.
 pub(super) fn keep_best_of_each(candidates: &mut Vec<Candidate>) {
-    candidates.sort_unstable_by(|a, b| a.key.cmp(&b.key).then(b.relevance.total_cmp(&a.relevance)).then(a.vector.cmp(&b.vector)));
+    candidates.sort_unstable_by(|a, b| {
+        a.key.cmp(&b.key).then(b.relevance.total_cmp(&a.relevance)).then(a.vector.cmp(&b.vector))
+    });
     candidates.dedup_by_key(|candidate| candidate.key);
 }

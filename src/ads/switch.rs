@@ -37,7 +37,8 @@ impl Collection {
                 remedy: "set ads.versions to the folder that holds the indexes to be served".into(),
             });
         };
-        let wrong = |why: &str| Error::params("path", format!("{path:?} {why}; name a folder within the folder of versions"));
+        let wrong =
+            |why: &str| Error::params("path", format!("{path:?} {why}; name a folder within the folder of versions"));
         let plain = |part: std::path::Component<'_>| matches!(part, std::path::Component::Normal(_));
         if path.is_empty() || !Path::new(path).components().all(plain) {
             return Err(wrong("is not a plain relative path"));
@@ -56,7 +57,8 @@ impl Collection {
         let active = self.active();
         let (old, new) = (&active.searcher, &version.searcher);
         if (old.dim(), old.metric()) != (new.dim(), new.metric()) {
-            let shape = |searcher: &crate::search::Searcher| format!("{} dimensions, {}", searcher.dim(), searcher.metric());
+            let shape =
+                |searcher: &crate::search::Searcher| format!("{} dimensions, {}", searcher.dim(), searcher.metric());
             return Err(Error::mismatch("the version", shape(old), shape(new)));
         }
         version.searcher.index().check(&Silent)?;
@@ -115,7 +117,8 @@ impl Collection {
 
     fn check_canary(&self, id: &str) -> Result<()> {
         let shelf = lock(&self.shelf);
-        let canary = shelf.iter().find(|shelved| shelved.version.at.id == id).and_then(|shelved| shelved.canary.clone());
+        let canary =
+            shelf.iter().find(|shelved| shelved.version.at.id == id).and_then(|shelved| shelved.canary.clone());
         match canary {
             Some(canary) if canary.recall < self.options.canary_recall => Err(Error::Unsupported {
                 what: format!(
@@ -172,7 +175,8 @@ impl Collection {
         let mut serving = self.serving.load().as_ref().clone();
         change(&mut serving);
         if let Some(state) = &self.options.state {
-            let split = serving.split.as_ref().map(|(version, share)| SplitRef { version: version.at.clone(), share: *share });
+            let split =
+                serving.split.as_ref().map(|(version, share)| SplitRef { version: version.at.clone(), share: *share });
             let previous = serving.previous.clone();
             Registry::new(serving.active.at.clone(), previous, split).write(&*self.vfs, state)?;
         }

@@ -72,7 +72,8 @@ impl Collection {
 
     fn wants_compaction(&self) -> bool {
         let most = self.options.compact_changes;
-        let changes = |active| self.live.over(active).map_or(0, |snapshot| snapshot.delta_rows() + snapshot.tombstones());
+        let changes =
+            |active| self.live.over(active).map_or(0, |snapshot| snapshot.delta_rows() + snapshot.tombstones());
         most > 0 && changes(&self.active().searcher) >= most
     }
 }

@@ -51,7 +51,8 @@ impl Values {
         let lowest = lowest.max(most - WIDEST.ln());
         let step = ((most - lowest) / LEVELS).max(f32::MIN_POSITIVE);
         // Level 1 is `lowest`; level 0 lies a step below it, which is far enough for what is worth nothing among the best.
-        let level = |log: f32| if log.is_finite() { ((log - lowest) / step).round().clamp(0.0, LEVELS) as u8 + 1 } else { 0 };
+        let level =
+            |log: f32| if log.is_finite() { ((log - lowest) / step).round().clamp(0.0, LEVELS) as u8 + 1 } else { 0 };
         let levels = logs.into_iter().map(level).collect();
         Values { levels, least: lowest - step, step, refused, epoch: epoch.number() }
     }

@@ -2,6 +2,7 @@
 
 mod config;
 mod demo;
+mod demo_ads;
 mod search;
 mod serve;
 mod table;

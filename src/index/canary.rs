@@ -53,7 +53,10 @@ impl Canary {
         let wrong = |reason: String| Error::corrupt(path, "META", reason);
         let &[count, k] = &meta[..] else { return Err(wrong(format!("it has {} values, not 2", meta.len()))) };
         let (count, k) = (count as usize, k as usize);
-        let fits = count > 0 && k > 0 && Some(queries.len()) == count.checked_mul(dim) && Some(scores.len()) == count.checked_mul(k);
+        let fits = count > 0
+            && k > 0
+            && Some(queries.len()) == count.checked_mul(dim)
+            && Some(scores.len()) == count.checked_mul(k);
         if !fits {
             return Err(wrong(format!("{count} queries of {dim} dimensions with {k} scores do not fit the sections")));
         }

@@ -19,8 +19,8 @@ mod keys;
 mod manifest;
 
 pub use crate::dense::OpenOptions;
-pub use canary::Canary;
 pub use calibration::{Calibration, Effort, Goal, Prefix};
+pub use canary::Canary;
 pub(crate) use fields::FieldsWriter;
 pub(crate) use keys::{KeysWriter, mix};
 pub use manifest::{Files, Included, MANIFEST, Manifest, Provenance};

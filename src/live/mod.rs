@@ -193,7 +193,11 @@ impl Live {
     }
 
     /// The rest of it, while none come.
-    fn finish_attaching(&self, mut next: Snapshot, put: impl FnOnce(&mut Vec<Arc<Snapshot>>, Arc<Snapshot>)) -> Result<()> {
+    fn finish_attaching(
+        &self,
+        mut next: Snapshot,
+        put: impl FnOnce(&mut Vec<Arc<Snapshot>>, Arc<Snapshot>),
+    ) -> Result<()> {
         let _no_changes = self.bases.write().unwrap_or_else(PoisonError::into_inner);
         let records = self.log.journal().records();
         replay(&mut next, &records)?;

@@ -17,9 +17,7 @@
 //!    `alpha / r * (relevance + r / alpha * ln value)`: a row term of one byte a row, which the kernels add anyhow ([`Bonus`]).
 
 use super::params::{Asked, Scoring, Work};
-use super::{
-    Hit, LISTS_PER_LOOK, Scratch, SearchParams, SearchStats, Searcher, elapsed_ns, order_key, rank,
-};
+use super::{Hit, LISTS_PER_LOOK, Scratch, SearchParams, SearchStats, Searcher, elapsed_ns, order_key, rank};
 use crate::attributes::Predicate;
 use crate::codes::List;
 use crate::dense::Store;

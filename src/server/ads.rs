@@ -15,15 +15,16 @@ use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use super::api::{
-    ActivateRequest, AdAnswer, AdItem, DeleteRequest, EntityAnswer, ExplainRequest, ItemAnswer, ItemProblem, ItemStatus,
-    Nothing, RecallAnswer, RecallRequest, SearchRequest, SplitRequest, StageRequest, StandingAnswer, WriteAnswer,
+    ActivateRequest, AdAnswer, AdItem, DeleteRequest, EntityAnswer, ExplainRequest, ItemAnswer, ItemProblem,
+    ItemStatus, Nothing, RecallAnswer, RecallRequest, SearchRequest, SplitRequest, StageRequest, StandingAnswer,
+    WriteAnswer,
 };
 use super::parse;
 use super::plan::decode;
 use super::problem::Problem;
 use super::service::{Context, Service, WorkerState, json as written, unwritable};
+use crate::ads::control::{Field, Level, Patch, Standing};
 use crate::ads::{Pinned, quality};
-use crate::ads::control::{Level, Patch, Standing};
 use crate::live::{Change, Document, Place};
 use crate::search::Scratch;
 use crate::train::Silent;
@@ -110,6 +111,7 @@ impl Service {
         self.collection.check_writable()?;
         let item = |(line, text): (usize, &[u8])| {
             let asked = parse::json::<Patch>(text).and_then(|patch| {
+                let patch = self.with_parent(patch)?;
                 self.collection.control().check(&patch)?;
                 Ok(patch)
             });
@@ -133,6 +135,21 @@ impl Service {
             rejected,
             items,
         })
+    }
+
+    /// The first patch of an ad names its ad group, so that what holds for that goes on to hold for the ad: where the client does not,
+    /// the ad's attribute does.
+    fn with_parent(&self, patch: Patch) -> Outcome<Patch> {
+        if patch.level != Level::Ad
+            || patch.parent != Field::Keep
+            || self.collection.control().entity(Level::Ad, patch.id).is_some()
+        {
+            return Ok(patch);
+        }
+        let pinned = self.collection.pin(None, 0);
+        let standing = pinned.view().standing(pinned.snapshot.place(patch.id)?);
+        let parent = if standing.ad_group == 0 { Field::Clear } else { Field::Set(standing.ad_group) };
+        Ok(Patch { parent, ..patch })
     }
 
     /// Answers `GET .../control/{level}/{id}`.
@@ -185,27 +202,38 @@ impl Service {
     /// Answers `POST .../recall`: the queries that are stored with the version, or else the known ones, with this effort, against
     /// looking at every ad.
     pub(super) fn measure_recall(&self, body: &Bytes, context: &Context) -> Outcome<Vec<u8>> {
-        let RecallRequest { queries, limit, params } = parse::json(body)?;
+        let RecallRequest { queries, search } = parse::json(body)?;
+        let search = search.unwrap_or_default();
         let wanted = queries.unwrap_or(DEFAULT_QUERIES);
         if !(1..=MAX_QUERIES).contains(&wanted) {
             let detail = format!("queries is {wanted}");
-            return Err(Problem::meaning("queries_out_of_range", "/queries", detail, format!("give 1 to {MAX_QUERIES}")));
+            return Err(Problem::meaning(
+                "queries_out_of_range",
+                "/queries",
+                detail,
+                format!("give 1 to {MAX_QUERIES}"),
+            ));
         }
         let pinned = self.collection.pin(None, 0);
         let vectors = self.sample_queries(&pinned, wanted as usize)?;
-        let (mut scratch, mut recalls, mut revenues) = (Scratch::default(), Vec::new(), Vec::new());
+        let (mut scratch, mut recalls, mut revenues, mut times) =
+            (Scratch::default(), Vec::new(), Vec::new(), Vec::new());
         for vector in vectors {
-            let request = SearchRequest { vector: Some(vector), limit, params, ..SearchRequest::default() };
-            let plan = self.rules(&pinned).plan(request, Instant::now())?;
+            let request = SearchRequest { vector: Some(vector), ..search.clone() };
+            let plan =
+                self.rules(&pinned).plan(request, Instant::now()).map_err(|problem| problem.within("/search"))?;
             let mut query = self.ad_query(&plan, &pinned)?;
             query.params.deadline = None;
+            let begun = Instant::now();
             let served = pinned.view().search(&query, &mut scratch)?;
+            times.push(begun.elapsed().as_secs_f64() * 1e3);
             let best = pinned.view().search_all(&query, &mut scratch)?;
             let near = quality(&served.hits, &best.hits);
             recalls.push(near.recall);
             revenues.push(near.ecpm_recall);
         }
         let (recall, standard_error) = mean(&recalls);
+        times.sort_unstable_by(f64::total_cmp);
         written(&RecallAnswer {
             request_id: &context.request_id,
             index_version: &pinned.version.at.id,
@@ -213,6 +241,7 @@ impl Service {
             recall,
             standard_error,
             ecpm_recall: mean(&revenues).0,
+            median_ms: times[times.len() / 2],
         })
     }
 
@@ -342,7 +371,12 @@ fn mean(values: &[f64]) -> (f64, f64) {
 
 fn not_a_key(text: &str) -> Problem {
     let shown: String = text.chars().take(40).collect();
-    Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid_key", format!("{shown:?} is no key"), "give an integer from 0 to 2^64 - 1")
+    Problem::new(
+        StatusCode::UNPROCESSABLE_ENTITY,
+        "invalid_key",
+        format!("{shown:?} is no key"),
+        "give an integer from 0 to 2^64 - 1",
+    )
 }
 
 pub(super) fn place_name(place: Place) -> &'static str {

@@ -36,7 +36,8 @@ async fn body(service: &Service, collection: &str, request: Request, lines: bool
     let given = request.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let media = given.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
     let fits = match lines {
-        true => ["application/x-ndjson", "application/ndjson", "application/jsonl", "application/json"].contains(&media.as_str()),
+        true => ["application/x-ndjson", "application/ndjson", "application/jsonl", "application/json"]
+            .contains(&media.as_str()),
         false => media == "application/json",
     };
     if !fits {

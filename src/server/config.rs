@@ -26,8 +26,15 @@ use crate::error::{Error, Result};
 pub const DEFAULTS: &str = include_str!("../../config/server.toml");
 
 /// Settings whose values are paths: in a file they are relative to the folder of that file.
-const PATHS: [&str; 7] =
-    ["known_queries.texts", "known_queries.vectors", "auth.keys_file", "tls.certificate", "tls.key", "ads.state", "ads.versions"];
+const PATHS: [&str; 7] = [
+    "known_queries.texts",
+    "known_queries.vectors",
+    "auth.keys_file",
+    "tls.certificate",
+    "tls.key",
+    "ads.state",
+    "ads.versions",
+];
 
 /// Everything that can be set; `config/server.toml` explains each key.
 #[derive(Clone, Debug, Deserialize)]

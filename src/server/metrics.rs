@@ -289,7 +289,11 @@ impl Metrics {
         }
         let totals = [
             ("bigrain_ads_written_total", "Changes of ads acknowledged.", self.ads_written.load(Relaxed)),
-            ("bigrain_control_written_total", "Patches of the control table acknowledged.", self.control_written.load(Relaxed)),
+            (
+                "bigrain_control_written_total",
+                "Patches of the control table acknowledged.",
+                self.control_written.load(Relaxed),
+            ),
             ("bigrain_version_switches_total", "Versions activated.", gauges.switches),
             ("bigrain_compactions_total", "Versions made by compaction.", gauges.compactions),
         ];

@@ -174,17 +174,7 @@ impl Rules<'_> {
         let params = self.params(effort, limit + offset, deadline)?;
         let vectors = Vec::new();
         let ad = AdQuery { vectors, params, limit, offset, filter, serving, block, ranking };
-        Ok(Plan {
-            queries,
-            several,
-            ad,
-            deadline,
-            timeout_ms,
-            allow_partial,
-            with_fields,
-            explain,
-            stats,
-        })
+        Ok(Plan { queries, several, ad, deadline, timeout_ms, allow_partial, with_fields, explain, stats })
     }
 
     /// What is searched for: one query, or several with their weights.

@@ -18,8 +18,8 @@ use serde_json::value::{RawValue, to_raw_value};
 
 use super::ads::{place_name, record_at, vector_at};
 use super::api::{
-    AttributeAnswer, BatchAnswer, BatchRequest, CollectionAnswer, Coverage, Found, FoundHit, HitExplained, LimitsAnswer,
-    NpyParams, SearchAnswer, SearchRequest, StatsAnswer,
+    AttributeAnswer, BatchAnswer, BatchRequest, CollectionAnswer, Coverage, Found, FoundHit, HitExplained,
+    LimitsAnswer, NpyParams, SearchAnswer, SearchRequest, StatsAnswer,
 };
 use super::config::ServerConfig;
 use super::known::KnownQueries;
@@ -320,11 +320,7 @@ impl Service {
     }
 
     /// The plans of a batch, and what all of its queries see.
-    fn plan_batch(
-        &self,
-        batch: &Batch,
-        arrived: Instant,
-    ) -> std::result::Result<(Arc<Pinned>, Vec<Plan>), Problem> {
+    fn plan_batch(&self, batch: &Batch, arrived: Instant) -> std::result::Result<(Arc<Pinned>, Vec<Plan>), Problem> {
         let requests = match batch {
             Batch::Json(body) => parse::json::<BatchRequest>(body)?.into_queries(),
             Batch::Npy(body, params) => {

@@ -274,7 +274,10 @@ fn check_scan(bits: CodeBits, run: &PackedRows<'_>, tables: &ScanTables<'_>, row
     assert_eq!(tables.entries.len(), tables.bytes * entries, "score tables for {} code bytes", tables.bytes);
     assert_eq!(run.codes.len(), packed_len(bits, tables.bytes, run.rows), "packed codes of {} rows", run.rows);
     assert!(run.terms.is_empty() || run.terms.len() == run.rows, "one row term a row, or none");
-    assert!(run.passing.is_empty() || run.passing.len() == run.rows.div_ceil(64), "one bit a row in whole words, or none");
+    assert!(
+        run.passing.is_empty() || run.passing.len() == run.rows.div_ceil(64),
+        "one bit a row in whole words, or none"
+    );
     assert!(rows.len() >= run.rows + 16 && scores.len() >= run.rows + 16, "room for {} rows + 16", run.rows);
 }
 

@@ -114,9 +114,9 @@ fn read_products(path: &Path) -> Result<Vec<Product>> {
             let reason = format!("{} cells, not the 4 of id, title, supplier, price_cents", cells.len());
             return Err(Error::input(path, format!("line {}", number + 1), reason));
         };
-        let price_cents = price
-            .parse()
-            .map_err(|_| Error::input(path, format!("line {}", number + 1), format!("price_cents {price:?} is no integer")))?;
+        let price_cents = price.parse().map_err(|_| {
+            Error::input(path, format!("line {}", number + 1), format!("price_cents {price:?} is no integer"))
+        })?;
         let next = suppliers.len() as u64;
         let supplier_number = *suppliers.entry(supplier.to_string()).or_insert(next);
         Ok(Product { title: title.into(), supplier: supplier.into(), supplier_number, price_cents })

@@ -89,7 +89,8 @@ impl Driver {
         match self.rng.below(12) {
             0 | 1 => {
                 self.newest += 1;
-                let report = self.live().compact(self.live().snapshot().base(), &version(self.newest), &Silent).unwrap();
+                let report =
+                    self.live().compact(self.live().snapshot().base(), &version(self.newest), &Silent).unwrap();
                 assert_eq!(report.seq, self.now.acked);
                 if self.rng.below(4) > 0 {
                     self.apply();

@@ -134,14 +134,12 @@ pub(in crate::server) struct ExplainRequest {
 
 /// Body of `POST .../recall`.
 #[derive(Debug, Default, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields, default)]
+#[serde(deny_unknown_fields)]
 pub(in crate::server) struct RecallRequest {
     /// Queries to measure with; 100 when left out.
     pub(in crate::server) queries: Option<u64>,
-    /// Hits of each; 10 when left out.
-    pub(in crate::server) limit: Option<u64>,
-    /// How hard to search.
-    pub(in crate::server) params: Option<super::search::Effort>,
+    /// What to ask beside the query itself, as in a search: limit, params, filter, rank and so on.
+    pub(in crate::server) search: Option<SearchRequest>,
 }
 
 /// The answer to `POST .../recall`.
@@ -156,4 +154,6 @@ pub(in crate::server) struct RecallAnswer<'a> {
     pub(in crate::server) standard_error: f64,
     /// Mean share of the best list's revenue that the found one has.
     pub(in crate::server) ecpm_recall: f64,
+    /// Median time of a search, in milliseconds.
+    pub(in crate::server) median_ms: f64,
 }
