@@ -16,9 +16,9 @@ use utoipa_swagger_ui::Config;
 use super::problem::ProblemDocument;
 use super::{ads_routes, discover, routes, watch};
 
-/// What the page may load: its own files, and answers of this server.
+/// What the page may run and ask: its own files, and this server.
 const POLICY: &str =
-    "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; frame-ancestors 'none'";
+    "script-src 'self'; connect-src 'self'; object-src 'none'; base-uri 'none'; frame-ancestors 'none'";
 
 #[derive(OpenApi)]
 #[openapi(
