@@ -5,6 +5,7 @@
 pub mod baseline;
 pub mod frontier;
 pub mod like;
+pub mod load;
 pub mod progress;
 pub mod recipe;
 pub mod rows;

@@ -126,6 +126,7 @@ fn print_what_to_try(address: &str, key: u64, texts: &[String]) -> Result<()> {
         curl("/v1/collections/default/search/batch", batch),
         "what is served, and how it is doing:".into(),
         format!("  curl -s http://{address}/v1/collections/default\n  curl -s http://{address}/metrics\n"),
+        format!("the same in a browser: http://{address}/ui\n"),
         "Ctrl-C ends it.".into(),
     ]
     .join("\n"))
