@@ -148,6 +148,8 @@ fn rates_are_kept_and_everything_is_counted() {
         assert!((requests as f64 - expected).abs() < 5.0 * expected.sqrt(), "{requests} for {expected}");
         assert_eq!(load["statuses"]["200"], requests, "{load}");
         assert_eq!(load["reduced_effort"], requests, "{load}");
+        let busy = load["client"]["busy"].as_f64().unwrap();
+        assert!(busy > 0.0 && busy < 1.0, "{busy} of a core");
         assert_eq!((load["failures"].as_object().unwrap().len(), &load["partial"]), (0, &Value::from(0)));
     }
     let counted: u64 = found.iter().map(|load| load["requests"].as_u64().unwrap()).sum();

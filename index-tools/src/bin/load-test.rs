@@ -163,7 +163,8 @@ fn start(arguments: &Arguments) -> std::result::Result<(), Failure> {
     if arguments.find_saturation {
         found = saturation(arguments.start_rate, &mut |rate| {
             let outcome = measure(arguments, &plan, Load::Open(rate))?;
-            let holds = outcome.goodput_qps >= HELD * outcome.offered_qps;
+            // Nothing asked is nothing held.
+            let holds = outcome.requests > 0 && outcome.goodput_qps >= HELD * outcome.offered_qps;
             outcomes.push(outcome);
             Ok(holds)
         })?;
