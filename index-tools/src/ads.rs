@@ -127,7 +127,7 @@ impl<'a> Maker<'a> {
         (1..=WIDE_GROUPS).try_for_each(|id| line(group(id, 1)))?;
         for supplier in 0..suppliers {
             let advertiser = supplier + 2;
-            line(json!({"level": "advertiser", "id": advertiser}))?;
+            line(json!({"level": "advertiser", "id": advertiser, "status": "active"}))?;
             for campaign in supplier * CAMPAIGNS..(supplier + 1) * CAMPAIGNS {
                 line(json!({"level": "campaign", "id": campaign + 2, "parent": advertiser}))?;
                 let first = 1 + WIDE_GROUPS + campaign * GROUPS;

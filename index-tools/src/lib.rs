@@ -6,6 +6,7 @@ pub mod ads;
 pub mod baseline;
 pub mod frontier;
 pub mod like;
+pub mod load;
 pub mod progress;
 pub mod recipe;
 pub mod rows;

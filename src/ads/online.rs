@@ -76,7 +76,7 @@ impl OnlineRecall {
 
     /// Whether the query that was just answered should be handed over.
     pub fn wants(&self) -> bool {
-        self.seen.fetch_add(1, Relaxed).is_multiple_of(self.every)
+        (self.seen.fetch_add(1, Relaxed) + 1).is_multiple_of(self.every)
     }
 
     /// Hands a query over; passes it over where too many wait.

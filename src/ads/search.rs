@@ -117,6 +117,7 @@ impl AdQuery {
 
 /// Why rows that were good enough did not become candidates or hits.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 pub struct Dropped {
     /// Replaced or deleted since the version was built.
     pub dead: u64,

@@ -7,7 +7,7 @@ use std::io::Write;
 use std::path::Path;
 
 use bigrain::ads::Collection;
-use bigrain::ads::control::{Field, Level, Patch};
+use bigrain::ads::control::{Field, Level, Patch, Status};
 use bigrain::error::{Error, Result};
 use serde_json::json;
 
@@ -48,7 +48,7 @@ pub(super) fn describe(collection: &Collection, suppliers: &BTreeMap<String, u64
         let spread = number.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 11;
         let bid = BIDS.start + spread % (BIDS.end - BIDS.start);
         let ctr = 0.005 + (spread >> 20) as f32 % 1_000.0 / 1_000.0 * 0.03;
-        patches.push(Patch::new(Level::Advertiser, number));
+        patches.push(Patch { status: Field::Set(Status::Active), ..Patch::new(Level::Advertiser, number) });
         patches.push(below(Level::Campaign, number));
         patches.push(Patch { bid_micros: Field::Set(bid), ctr: Field::Set(ctr), ..below(Level::AdGroup, number) });
     }

@@ -25,6 +25,7 @@ use super::problem::Problem;
 use super::service::{Context, Service, WorkerState, json as written, unwritable};
 use crate::ads::control::{Field, Level, Patch, Standing};
 use crate::ads::{Pinned, quality};
+use crate::error::Error;
 use crate::live::{Change, Document, Place};
 use crate::search::Scratch;
 use crate::train::Silent;
@@ -279,7 +280,13 @@ impl Service {
     /// Answers `POST .../activate`.
     pub(super) fn activate(&self, body: &Bytes) -> Outcome<Vec<u8>> {
         let ActivateRequest { version, if_current } = parse::json(body)?;
-        let before = self.collection.activate(&version, if_current.as_deref())?;
+        let before = self.collection.activate(&version, if_current.as_deref()).map_err(|error| match error {
+            Error::Mismatch { .. } => {
+                let remedy = "look at the list of versions, and decide again";
+                Problem::new(StatusCode::CONFLICT, "version_conflict", error.to_string(), remedy).at("/if_current")
+            }
+            error => error.into(),
+        })?;
         written(&json!({"active": version, "previous": before}))
     }
 
@@ -394,7 +401,7 @@ pub(super) fn record_at(pinned: &Pinned, place: Place) -> crate::error::Result<O
         Place::Nowhere => None,
     };
     let parse = |text| {
-        RawValue::from_string(text).map_err(|error| crate::error::Error::corrupt("fields", "BLOB", error.to_string()))
+        RawValue::from_string(text).map_err(|error| Error::corrupt("fields", "BLOB", error.to_string()))
     };
     text.map(parse).transpose()
 }

@@ -153,7 +153,10 @@ impl From<Error> for Problem {
             }
             Error::Unsupported { .. } => Problem::new(unprocessable, "unsupported", text, "see the detail"),
             Error::Mismatch { .. } => Problem::new(unprocessable, "mismatch", text, "send what is expected"),
-            Error::InvalidParams { .. } => Problem::new(unprocessable, "invalid_params", text, "see the detail"),
+            Error::InvalidParams { name, reason } => {
+                let problem = Problem::new(unprocessable, "invalid_params", text, "see the detail");
+                Problem { pointer: pointer_of(name, &reason), ..problem }
+            }
             Error::Overloaded(waiting) => Lost::Full(waiting).into(),
             Error::DeadlineExceeded(ms) => Problem::deadline(ms),
         }
@@ -165,6 +168,21 @@ fn overloaded(detail: String, wait: Duration) -> Problem {
     let remedy = "retry after the time in Retry-After, or send less";
     let problem = Problem::new(StatusCode::SERVICE_UNAVAILABLE, "overloaded", detail, remedy);
     Problem { retry_after: Some(wait.as_secs().clamp(1, 60) as u32), ..problem }
+}
+
+/// Where a request says what the engine has named so, if it does. Reasons against a filter begin with the place within it.
+fn pointer_of(name: &str, reason: &str) -> Option<String> {
+    let fields = [
+        "attributes", "bid_micros", "budget", "ctr", "end", "id", "level", "parent", "path", "share", "start", "status",
+        "vector", "version",
+    ];
+    match name {
+        "filter" => {
+            let place = reason.split_once(": ").map(|(place, _)| place).filter(|place| place.starts_with(['m', 's']));
+            Some(place.map_or("/filter".to_string(), |place| format!("/filter/{place}")))
+        }
+        name => fields.contains(&name).then(|| format!("/{name}")),
+    }
 }
 
 fn internal(code: &'static str, detail: &str) -> Problem {

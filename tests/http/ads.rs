@@ -79,7 +79,7 @@ fn describe_all(address: SocketAddr) {
         let (campaign, bid) = (1 + g / CAMPAIGN, 100_000 * (g as u64 + 1));
         json!({"level": "ad_group", "id": 1 + g, "parent": campaign, "bid_micros": bid, "ctr": 0.01})
     };
-    let lines: Vec<Value> = [json!({"level": "advertiser", "id": 1})]
+    let lines: Vec<Value> = [json!({"level": "advertiser", "id": 1, "status": "active"})]
         .into_iter()
         .chain(campaigns)
         .chain((0..groups).map(of_group))
@@ -161,7 +161,7 @@ fn filters_choose_among_all_ads() {
     let refused = post(server.address, "/search", &body.to_string());
     assert_eq!(refused.status, 422);
     let problem = refused.json();
-    assert_eq!(problem["pointer"], "/filter", "{problem}");
+    assert_eq!(problem["pointer"], "/filter/must/0", "{problem}");
     assert!(problem["detail"].as_str().unwrap().contains("\"colour\""), "{problem}");
 }
 

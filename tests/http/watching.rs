@@ -33,7 +33,7 @@ fn status_tells_the_last_seconds() {
         "{status}"
     );
     assert_eq!((&status["errors_per_s"], &status["shed_per_s"]), (&json!(0.0), &json!(0.0)));
-    assert_eq!((&status["recall"], &status["delta_rows"]), (&Value::Null, &Value::Null));
+    assert_eq!((&status["recall"], &status["delta_rows"]), (&Value::Null, &json!(0)));
     assert_eq!(status["index_version"], json!(server.searcher.version()));
     assert!(!status["series"].as_array().unwrap().is_empty() && status["series"][0]["at"].as_u64() > Some(0));
     let estimate = bigrain::server::RecallEstimate { estimate: 0.97, standard_error: 0.01, samples: 40 };
@@ -117,7 +117,8 @@ fn the_document_describes_what_is_answered_and_its_page_needs_nothing_from_elsew
     for (path, methods) in document["paths"].as_object().unwrap() {
         let path = path.replace("{collection}", "default").replace("{file}", "index.css");
         for method in methods.as_object().unwrap().keys().filter(|name| ["get", "post"].contains(&name.as_str())) {
-            assert_ne!(send(server.address, &method.to_uppercase(), &path, &[], b"").status, 404, "{method} {path}");
+            let reply = send(server.address, &method.to_uppercase(), &path, &[], b"");
+            assert!(!reply.text().contains("no_such_route"), "{method} {path}");
         }
     }
     let page = get(&server, "/docs");

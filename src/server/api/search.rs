@@ -252,9 +252,7 @@ pub(in crate::server) struct Found<'a> {
 #[derive(Serialize, ToSchema)]
 pub(in crate::server) struct StatsAnswer<'a> {
     #[serde(flatten)]
-    #[schema(value_type = Object)]
     pub(in crate::server) steps: &'a SearchStats,
-    #[schema(value_type = Object)]
     pub(in crate::server) dropped: Dropped,
 }
 
