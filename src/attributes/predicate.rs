@@ -7,8 +7,9 @@ use super::meaning::Meaning;
 use crate::simd::Kernels;
 use crate::types::{ListId, Row};
 
-/// Up to this many ranges, the kernel is called for each of them.
-const MOST_RANGES: usize = 6;
+/// Up to this many ranges, the kernel is called for each of them. Over lists of 500 rows twenty calls cost as much as a look at a
+/// table of bits for each row (`benches/filters.rs`).
+const MOST_RANGES: usize = 12;
 /// [`Predicate::share`] looks at all rows of an index with no more than this, else at about half as many.
 const COUNTED_ROWS: usize = 1 << 16;
 /// Runs of neighbouring rows that a sample consists of.
