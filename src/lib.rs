@@ -37,7 +37,7 @@
 //! | [`calibrate`] | which effort reaches which recall, from sample queries |
 //! | [`learn`] | the stages of training, from labelled pairs to a learned quantizer |
 //! | [`live`] | upserts and deletes over an index: journal, delta, tombstones, compaction |
-//! | [`ads`] | the control table: who may show an ad now, and for how much |
+//! | [`ads`] | control table, filters and bids in the search, ranking, explanations, versions under load |
 //! | `server` | HTTP, and what surrounds a request: keys, admission, TLS, traces, status (feature `server`) |
 //!
 //! # What stays true
@@ -67,6 +67,9 @@
 //! - Thousands of lists are ranked in groups ([`quantizer::Coarse`]), not by a graph over their centroids: a group is one run of
 //!   memory, and k-means makes groups anyhow. Documents are in one list only: at equal bytes more lists scan fewer rows than
 //!   spilling does, and codes of 8 bits find more than those of 6 (`benches/record/2026-11-23-zen4-2core/alternatives.md`).
+//! - Bids take part in the scan as row terms, a byte a row ([`ads`]): candidates ranked by relevance alone lose what money lifts.
+//! - A filter is evaluated list by list, as it is scanned, and not for all rows at once; attributes of one value are ordinals, so that a
+//!   condition is a comparison of 64 rows an instruction ([`attributes`]).
 //! - Under L2 the term of a row carries the squared error of its code ([`quantizer`]), which the plain estimate ignores.
 
 pub mod ads;

@@ -400,9 +400,7 @@ pub(super) fn record_at(pinned: &Pinned, place: Place) -> crate::error::Result<O
         Place::Delta(place) => pinned.snapshot.delta_row(place).map(|row| row.record().to_string()),
         Place::Nowhere => None,
     };
-    let parse = |text| {
-        RawValue::from_string(text).map_err(|error| Error::corrupt("fields", "BLOB", error.to_string()))
-    };
+    let parse = |text| RawValue::from_string(text).map_err(|error| Error::corrupt("fields", "BLOB", error.to_string()));
     text.map(parse).transpose()
 }
 

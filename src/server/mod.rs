@@ -18,7 +18,11 @@
 //! |---|---|
 //! | `POST /search`, `POST /v1/collections/{c}/search` | one query |
 //! | `POST /v1/collections/{c}/search/batch` | many: JSON, or a `.npy` matrix with the parameters in the query string |
-//! | `GET /v1/collections/{c}` | rows, dimension, metric, version, limits |
+//! | `POST .../explain`, `POST .../recall` | why an ad was found or lost; recall measured now |
+//! | `PUT .../ads`, `POST .../ads/delete`, `GET .../ads/{key}` | ads: one JSON object a line, each answered; durable and visible when answered |
+//! | `PATCH .../control`, `GET .../control/{level}/{id}` | who may be shown, bids, click rates: seen by the next request |
+//! | `GET, POST .../versions`, `POST .../activate`, `.../rollback`, `.../split`, `.../compact` | versions: staged, served, gone back to, given a share, made of all changes |
+//! | `GET /v1/collections/{c}` | rows, dimension, metric, version, attributes, limits |
 //! | `GET /v1/collections`, `GET /v1/collections/{c}/queries?prefix=` | names; known queries |
 //! | `GET /ui` | a page to search, explain and watch |
 //! | `GET /livez`, `/readyz`, `/metrics` | for the orchestrator and Prometheus |
@@ -32,9 +36,18 @@
 //!  "coverage": {"complete": true, "fraction": 1.0, "degraded": []},
 //!  "hits": [{"key": 81, "score": 0.93, "fields": {"title": "..."}}], "stats": {"lists_probed": 32}}
 //! ```
+//! ```json
+//! {"text": "laptop", "rank": "ecpm", "min_relevance": 0.4, "limit": 100, "split_key": "user 7",
+//!  "filter": {"must": [{"attribute": "country", "any": ["DE", "AT"]}], "must_not": [{"attribute": "adult", "match": true}]},
+//!  "diversity": {"key": "advertiser", "max": 2}, "block": {"campaigns": [17]}, "explain": true}
+//! ```
+//! Ads are ranked by `relevance`, or by `ecpm` (1000 x relevance^alpha x bid x click rate); `eligibility` is `serving` unless `all` is
+//! asked for. `vectors` are several queries with weights and one ranking. What it all means stands in [`crate::ads`]; every
+//! answer names the version and the control epoch that made it.
+//!
 //! `params` may name a `recall_target` in place of `nprobe` and `candidates`, where the index was built with sample queries.
 //! Instead of `vector` the query may be `vector_b64` with `dtype` (f32, f16), `text` (one of the known query texts) or
-//! `key` (more like this row, without the row itself). A batch is `{"queries": [...]}`; beside `queries` stand the
+//! `key` (more like this ad, without the ad itself). A batch is `{"queries": [...]}`; beside `queries` stand the
 //! parameters of the queries that give none. All of a batch is answered, or none. Errors are problem documents, see
 //! [`Problem`].
 //!
@@ -50,6 +63,7 @@ mod api;
 mod auth;
 mod config;
 mod discover;
+mod find;
 mod known;
 mod metrics;
 mod nearest;

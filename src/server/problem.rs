@@ -173,8 +173,20 @@ fn overloaded(detail: String, wait: Duration) -> Problem {
 /// Where a request says what the engine has named so, if it does. Reasons against a filter begin with the place within it.
 fn pointer_of(name: &str, reason: &str) -> Option<String> {
     let fields = [
-        "attributes", "bid_micros", "budget", "ctr", "end", "id", "level", "parent", "path", "share", "start", "status",
-        "vector", "version",
+        "attributes",
+        "bid_micros",
+        "budget",
+        "ctr",
+        "end",
+        "id",
+        "level",
+        "parent",
+        "path",
+        "share",
+        "start",
+        "status",
+        "vector",
+        "version",
     ];
     match name {
         "filter" => {
