@@ -138,7 +138,9 @@ def measure_updates(options, server):
 def measure_overload(options, server):
     peak = saturation(options, server)
     rate = peak["achieved_qps"]
-    loads = load(options, server, "--rates", f"{2 * rate:.0f},{10 * rate:.0f},{rate / 2:.0f}")["loads"]
+    # Enough connections that the server, and not the client, is where requests wait.
+    flags = ["--rates", f"{2 * rate:.0f},{10 * rate:.0f},{rate / 2:.0f}", "--connections", 2000]
+    loads = load(options, server, *flags)["loads"]
     return {"peak": peak, "2x": loads[0], "10x": loads[1], "afterwards": loads[2]}
 
 

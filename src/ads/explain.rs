@@ -5,7 +5,7 @@
 
 use serde::Serialize;
 
-use super::rank::{Candidate, Ranking};
+use super::rank::{Candidate, RankBy, Ranking};
 use super::search::{AdAnswer, AdQuery, View};
 use crate::attributes::{Filter, RecordFilter};
 use crate::error::Result;
@@ -242,7 +242,8 @@ impl View<'_> {
                 Ok(way.lose(Stage::Diversity, "ads of the same value above it fill the cap", "raise diversity.max"))
             }
             Some(above) => {
-                let remedy = format!("raise limit to {} or more, or its bid", above + 1);
+                let bid = if query.ranking.by == RankBy::Relevance { "" } else { ", or its bid" };
+                let remedy = format!("raise limit to {} or more{bid}", above + 1);
                 Ok(way.lose(Stage::Rank, format!("{above} ads rank above it"), remedy))
             }
             None => Ok(way.lose(Stage::Rank, "too many ads rank above it", "raise limit and params.candidates")),

@@ -18,6 +18,7 @@ use super::sampled::SampledRecall;
 use super::search::AdQuery;
 use crate::error::{Error, Result};
 use crate::search::Scratch;
+use crate::types::Key;
 
 /// Answers that wait to be judged; more are passed over.
 const WAITING: usize = 64;
@@ -56,10 +57,20 @@ pub struct OnlineRecall {
     seen: AtomicU64,
 }
 
+/// How one query did.
+struct Judged {
+    /// Hits served.
+    served: usize,
+    /// Sampled rows missed above the worst of them, and the share of the sample.
+    missed: Vec<Key>,
+    share: f64,
+    /// Share of the revenue of a search with more effort.
+    revenue: f64,
+}
+
 /// How the last queries did.
 struct Window {
-    /// Hits served, rows missed above the worst of them (already divided by the share of the sample), revenue recall.
-    queries: VecDeque<(f64, f64, f64)>,
+    queries: VecDeque<Judged>,
 }
 
 impl OnlineRecall {
@@ -101,13 +112,14 @@ fn judge_all(receiver: &Receiver<Answered>, report: &dyn Fn(Estimate, Estimate))
     }
 }
 
-fn judge(answered: &Answered, scratch: &mut Scratch) -> Result<(f64, f64, f64)> {
+fn judge(answered: &Answered, scratch: &mut Scratch) -> Result<Judged> {
     let Answered { pinned, query, hits } = answered;
     let view = pinned.view();
     let sample = &pinned.version.sample;
-    let missed = sample.missed(&view, query, hits, scratch)? as f64 / sample.share();
+    let missed = sample.missed(&view, query, hits, scratch)?;
     let again = view.search(&harder(query, pinned), scratch)?;
-    Ok((hits.len() as f64, missed, quality(hits, &again.hits).ecpm_recall))
+    let revenue = quality(hits, &again.hits).ecpm_recall;
+    Ok(Judged { served: hits.len(), missed, share: sample.share(), revenue })
 }
 
 /// The same query with far more effort and without a deadline.
@@ -124,7 +136,7 @@ fn harder(query: &AdQuery, pinned: &Pinned) -> AdQuery {
 }
 
 impl Window {
-    fn push(&mut self, judged: (f64, f64, f64)) {
+    fn push(&mut self, judged: Judged) {
         if self.queries.len() == WINDOW {
             self.queries.pop_front();
         }
@@ -133,15 +145,16 @@ impl Window {
 
     fn recall(&self) -> Estimate {
         let mut recall = SampledRecall::default();
-        self.queries.iter().for_each(|&(served, missed, _)| recall.add(served, missed));
+        self.queries.iter().for_each(|judged| recall.add(judged.served, &judged.missed, judged.share));
         let (mean, standard_error) = recall.estimate().unwrap_or((1.0, 0.0));
         Estimate { mean, standard_error, queries: recall.queries() }
     }
 
     fn revenue(&self) -> Estimate {
         let n = self.queries.len().max(1) as f64;
-        let mean = self.queries.iter().map(|query| query.2).sum::<f64>() / n;
-        let variance = self.queries.iter().map(|query| (query.2 - mean).powi(2)).sum::<f64>() / (n - 1.0).max(1.0);
+        let mean = self.queries.iter().map(|query| query.revenue).sum::<f64>() / n;
+        let variance =
+            self.queries.iter().map(|query| (query.revenue - mean).powi(2)).sum::<f64>() / (n - 1.0).max(1.0);
         Estimate { mean, standard_error: (variance / n).sqrt(), queries: self.queries.len() as u64 }
     }
 }

@@ -13,7 +13,7 @@
 //!
 //! The same with eCPM in place of relevance comes for free: hits are compared by what the query ranks by.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use super::rank::Candidate;
 use super::search::{AdQuery, View};
@@ -44,7 +44,7 @@ impl SampledRows {
         self.share.max(f64::MIN_POSITIVE)
     }
 
-    /// How many sampled rows beat the worst of `served`, though they were not served. The version's rows only; fresh ads are
+    /// The keys of sampled rows that beat the worst of `served`, though they were not served. The version's rows only; fresh ads are
     /// searched exactly, so none of them is missed.
     ///
     /// # Errors
@@ -55,8 +55,8 @@ impl SampledRows {
         query: &AdQuery,
         served: &[Candidate],
         scratch: &mut Scratch,
-    ) -> Result<usize> {
-        let Some(worst) = served.last() else { return Ok(0) };
+    ) -> Result<Vec<Key>> {
+        let Some(worst) = served.last() else { return Ok(Vec::new()) };
         let (prepared, counts) = (view.prepare(query)?, Default::default());
         let known: HashSet<Key> = served.iter().map(|candidate| candidate.key).collect();
         let may = |&&row: &&Row| prepared.passes(row) && view.admits_row(query, row, &counts);
@@ -75,7 +75,7 @@ impl SampledRows {
                 }
             }
         }
-        Ok(missed.len())
+        Ok(missed.into_iter().collect())
     }
 }
 
@@ -89,18 +89,23 @@ pub struct SampledRecall {
     /// Of served times missed.
     products: f64,
     served_squares: f64,
+    /// Queries that missed each sampled row.
+    by_row: HashMap<Key, u64>,
+    share: f64,
 }
 
 impl SampledRecall {
-    /// Counts a query that was answered with `k` hits while, by the sample, `m` rows were missed that beat the worst of them:
-    /// sampled rows over [`SampledRows::share`].
-    pub fn add(&mut self, k: f64, m: f64) {
+    /// Counts a query that was answered with `served` hits while `missed` rows of a sample of this share beat the worst of them.
+    pub fn add(&mut self, served: usize, missed: &[Key], share: f64) {
+        let (k, m) = (served as f64, missed.len() as f64 / share);
         self.queries += 1;
         self.served += k;
         self.missed += m;
         self.missed_squares += m * m;
         self.served_squares += k * k;
         self.products += k * m;
+        missed.iter().for_each(|&key| *self.by_row.entry(key).or_default() += 1);
+        self.share = share;
     }
 
     /// Queries counted.
@@ -108,7 +113,11 @@ impl SampledRecall {
         self.queries
     }
 
-    /// The estimate and its standard error (of a ratio of means, by the delta method); None before any query.
+    /// The estimate and its standard error; None before any query.
+    ///
+    /// The error is that of a ratio of means, by the delta method. Queries are not all that was drawn: they share the sample of rows,
+    /// and one row may stand for what many of them missed. A row that c queries missed adds `(1 - p) / p^2 (c^2 - c)` to the
+    /// variance of the sum, which the spread from query to query does not show.
     pub fn estimate(&self) -> Option<(f64, f64)> {
         if self.queries == 0 || self.served == 0.0 {
             return None;
@@ -121,7 +130,9 @@ impl SampledRecall {
         // d/dk of k / (k + m) is m / total^2, d/dm is -k / total^2.
         let spread = m * m * variance(self.served_squares, k) + k * k * variance(self.missed_squares, m)
             - 2.0 * k * m * covariance;
-        Some((k / total, (spread.max(0.0) / n).sqrt() / (total * total)))
+        let together = self.by_row.values().map(|&c| (c * (c - 1)) as f64).sum::<f64>();
+        let shared = k * k * (1.0 - self.share) / (self.share * self.share) * together / (n * n);
+        Some((k / total, (spread.max(0.0) / n + shared).sqrt() / (total * total)))
     }
 }
 
@@ -133,13 +144,19 @@ mod tests {
     fn the_estimate_is_the_ratio_and_its_error_shrinks_with_the_queries() {
         let mut recall = SampledRecall::default();
         assert_eq!(recall.estimate(), None);
-        for query in 0..400 {
+        for query in 0..400u64 {
             // One in ten queries misses one row of a sample of a tenth: ten rows, one a query on average.
-            recall.add(10.0, if query % 10 == 0 { 10.0 } else { 0.0 });
+            let missed = [query];
+            recall.add(10, &missed[..usize::from(query % 10 == 0)], 0.1);
         }
         let (estimate, error) = recall.estimate().unwrap();
         assert!((estimate - 10.0 / 11.0).abs() < 1e-12, "{estimate}");
         // The standard deviation of the missed is 3; 10 / 11^2 of it, over 20.
         assert!((error - 10.0 / 121.0 * 3.0 / 20.0).abs() < 1e-9, "{error}");
+        // The same row missed by all of them says less than forty different ones.
+        let mut alike = SampledRecall::default();
+        (0..400u64).for_each(|query| alike.add(10, &[7][..usize::from(query % 10 == 0)], 0.1));
+        assert_eq!(alike.estimate().unwrap().0, estimate);
+        assert!(alike.estimate().unwrap().1 > 2.0 * error);
     }
 }

@@ -28,6 +28,9 @@ use crate::types::{Key, Row};
 
 /// Where more rows than this share cannot be shown, probes are not extended any further for them.
 const MOST_REFUSED: f32 = 0.99;
+/// How many times the default effort is taken where bids decide: over a million ads, 100 of them, it lifts the share of the best list's
+/// revenue from .91 to .97.
+const WIDER_FOR_BIDS: usize = 2;
 /// Rounds of a search that leaves the list short, and how many times the candidates each takes.
 const ROUNDS: usize = 3;
 const WIDER: usize = 4;
@@ -177,7 +180,7 @@ impl View<'_> {
         let prepared = self.prepare(query)?;
         let wanted = query.offset + query.limit;
         let least = query.params_for(wanted).candidates_or_default();
-        let mut pool = least + query.block.keys.len();
+        let mut pool = least * self.wider_for(query) + query.block.keys.len();
         for round in 1.. {
             let mut answer = self.round(&prepared, pool, scratch)?;
             let full = answer.hits.len() >= wanted;
@@ -189,6 +192,13 @@ impl View<'_> {
             pool *= WIDER;
         }
         unreachable!("the last round returns")
+    }
+
+    /// How many times the default effort a query takes that does not say how much: where bids decide, good ads lie further away.
+    fn wider_for(&self, query: &AdQuery) -> usize {
+        let AdQuery { params, ranking, .. } = query;
+        let says = params.nprobe > 0 || params.candidates > 0 || params.recall_target > 0.0 || params.exact;
+        if ranking.by == RankBy::Relevance || says { 1 } else { WIDER_FOR_BIDS }
     }
 
     /// Makes a query ready for this version.
@@ -247,6 +257,9 @@ impl View<'_> {
         let query = prepared.query;
         let allow = |row: Row| self.admits_row(query, row, counts);
         let mut params = query.params_for(query.offset + query.limit);
+        if self.wider_for(query) > 1 {
+            params.nprobe = self.snapshot.base().index().manifest().default_nprobe * self.wider_for(query);
+        }
         let mut selection = self.selection(prepared, &allow);
         if query.is_reordered() {
             selection.keep = pool;

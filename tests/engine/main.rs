@@ -1,6 +1,7 @@
 //! The engine from files of vectors to hits: what it answers, what it refuses, and what it survives.
 
 mod adaptive;
+mod ads;
 mod bad_input;
 mod batch;
 mod common;

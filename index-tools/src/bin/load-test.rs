@@ -268,7 +268,7 @@ fn print(arguments: &Arguments, plan: &Plan, outcomes: &[Outcome], found: Option
             arguments.good_ms
         ),
         None if arguments.find_saturation => {
-            outln!("\nno rate was held: is an answer within {} ms possible?", arguments.good_ms)
+            outln!("\nno rate was held: is an answer within {} ms possible?", arguments.good_ms);
         }
         None => {}
     }

@@ -46,7 +46,7 @@ function route() {
 async function describe() {
   try {
     const info = await api.get(api.inCollection(''));
-    $('collection').textContent = `${info.name} · ${count(info.rows)} ads · ${info.index_version}`;
+    $('collection').textContent = `${info.name} · ${count(info.rows)} ads · ${info.index_version.slice(0, 8)}`;
     search.describe(info);
   } catch (error) {
     $('collection').textContent = 'not connected';

@@ -18,7 +18,10 @@ export async function knownQueries(prefix) {
 export function offerQueries(input, wanted, chosen) {
   const list = $('offers');
   let at = -1;
+  // Answers that come after the list was closed must not open it again.
+  let waiting = false;
   const close = () => {
+    waiting = false;
     list.hidden = true;
     at = -1;
     input.setAttribute('aria-expanded', 'false');
@@ -36,15 +39,19 @@ export function offerQueries(input, wanted, chosen) {
     input.setAttribute('aria-activedescendant', options[at].id);
   };
   const open = later(WAIT_MS, async () => {
+    if (!waiting) return;
     const prefix = input.value;
     const texts = wanted() ? await knownQueries(prefix.trim()) : [];
-    if (!texts.length || prefix !== input.value || document.activeElement !== input) return close();
+    if (!waiting || !texts.length || prefix !== input.value || document.activeElement !== input) return close();
     at = -1;
     show(list, texts.map((text, place) => h('li', { role: 'option', id: `offer-${place}`, 'aria-selected': 'false', onpointerdown: (event) => (event.preventDefault(), take(text)) }, text)));
     list.hidden = false;
     input.setAttribute('aria-expanded', 'true');
   });
-  input.addEventListener('input', open);
+  input.addEventListener('input', () => {
+    waiting = true;
+    open();
+  });
   input.addEventListener('blur', close);
   input.addEventListener('keydown', (event) => {
     if (event.key === 'Enter' && at >= 0) {
@@ -54,7 +61,10 @@ export function offerQueries(input, wanted, chosen) {
       event.preventDefault();
       event.stopPropagation();
       close();
-    } else if (event.key === 'ArrowDown' && list.hidden) open();
+    } else if (event.key === 'ArrowDown' && list.hidden) {
+      waiting = true;
+      open();
+    }
     else if (event.key === 'ArrowDown') (event.preventDefault(), mark(at + 1));
     else if (event.key === 'ArrowUp' && !list.hidden) (event.preventDefault(), mark(at < 0 ? -1 : at - 1));
     else if (event.key === 'Enter') close();

@@ -19,7 +19,7 @@ export function showSummary(element, answer, state, actions) {
   const what = state.offset ? `Hits ${state.offset + 1} to ${state.offset + hits.length}` : `${hits.length} ${hits.length === 1 ? 'hit' : 'hits'}`;
   const facts = [
     `in ${duration(answer.took_ms / 1e3)}`,
-    `version ${answer.index_version}`,
+    `version ${answer.index_version.slice(0, 8)}`,
     known(answer.control_epoch) && `control epoch ${count(answer.control_epoch)}`,
   ];
   const weak = [!coverage.complete && `${figure((coverage.fraction ?? 0) * 100, 1)} % of the work was done`, ...(coverage.degraded ?? []).map(words)];
