@@ -1,7 +1,7 @@
 //! Made ads: products, replicated with jitter, each in an ad group of a campaign of an advertiser.
 //!
 //! Real catalogues repeat a product in sizes, colours and markets; here copy 0 of a product is the product, and every further copy
-//! is its vector moved by noise of [`JITTER`] times its length, with a price of its own. What is drawn for an ad depends on the
+//! is its vector moved by noise of 0.4 times its length, with a price of its own. What is drawn for an ad depends on the
 //! seed and its number alone, so that any number of ads begins like any smaller number of them.
 //!
 //! | attribute | |
@@ -13,7 +13,7 @@
 //! | `adult` | true for one in fifty |
 //! | `ad_group` | see below |
 //!
-//! Every tenth ad belongs to campaign 1 of advertiser 1, which has [`WIDE_GROUPS`] ad groups: the one to pause. The others belong to the advertiser that
+//! Every tenth ad belongs to campaign 1 of advertiser 1, which has a thousand ad groups: the one to pause. The others belong to the advertiser that
 //! is their supplier, to one of its campaigns and one of that campaign's ad groups. Bids and click rates are log-normal, by
 //! ad group.
 

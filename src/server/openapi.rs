@@ -100,7 +100,8 @@ pub(super) async fn docs() -> Response {
 
 /// A file of the page.
 #[utoipa::path(get, path = "/docs/{file}", tag = "documents", params(("file" = String, Path)),
-    responses((status = 200, body = String, content_type = "text/plain")))]
+    responses((status = 200, body = String, content_type = "text/plain"),
+        (status = 404, body = ProblemDocument, content_type = "application/problem+json")))]
 pub(super) async fn docs_file(Path(name): Path<String>) -> Response {
     match file(&name) {
         Some((media, bytes)) => page_response(&media, bytes),
