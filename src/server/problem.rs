@@ -11,6 +11,8 @@
 
 use std::time::Duration;
 
+use std::io::ErrorKind;
+
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
@@ -135,6 +137,12 @@ impl From<Error> for Problem {
         let text = error.to_string();
         let unprocessable = StatusCode::UNPROCESSABLE_ENTITY;
         match error {
+            Error::Io { source, .. } if source.kind() == ErrorKind::StorageFull => {
+                tracing::error!(error = text, "the disk is full");
+                let (detail, remedy) =
+                    ("the disk is full; nothing was kept", "make room on the server; searches go on");
+                Problem::new(StatusCode::INSUFFICIENT_STORAGE, "disk_full", detail, remedy)
+            }
             Error::Io { .. } => {
                 tracing::error!(error = text, "input or output failed");
                 internal("io_error", "the index could not be read")

@@ -9,7 +9,11 @@ use std::thread::{sleep, spawn};
 use std::time::{Duration, Instant};
 
 use bigrain::build::BuildSpec;
+use bigrain::calibrate::write_canary;
+use bigrain::index::{Canary, Manifest, OpenOptions};
+use bigrain::search::Searcher;
 use bigrain::train::Silent;
+use bigrain::vfs::RealVfs;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -419,6 +423,45 @@ fn versions_are_staged_activated_and_rolled_back() {
             .clone();
     assert_eq!(again, chosen[0]);
     assert_eq!(ok(&admin(server.address, "split", json!({})))["split"], Value::Null);
+}
+
+/// Gives an index canary queries whose answers say that they were `better` than what there is.
+fn with_canary(index: &Path, better: f32) {
+    let searcher = Searcher::open(index, &OpenOptions::default()).unwrap();
+    let queries: Vec<f32> = (0..30).flat_map(|i| vector(7_000 + i)).collect();
+    write_canary(&RealVfs, index, &queries).unwrap();
+    let mut manifest = Manifest::read(&RealVfs, index).unwrap();
+    let id = manifest.id_bytes().unwrap();
+    let (folder, entry) = (index.join(&manifest.folder), manifest.files.canary.clone().unwrap());
+    let path = folder.join(&entry.name);
+    let mut canary = Canary::read(&RealVfs, &path, &id, searcher.dim()).unwrap();
+    canary.scores.iter_mut().for_each(|score| *score += better);
+    manifest.files.canary = Some(canary.write(&RealVfs, &path, id).unwrap());
+    manifest.write(&RealVfs, index).unwrap();
+}
+
+#[test]
+fn a_version_that_does_not_find_what_it_should_is_not_served() {
+    let place = Place::new();
+    build(place.dir.path(), "versions/good", 0..ROWS - 10);
+    build(place.dir.path(), "versions/bad", 0..ROWS - 20);
+    with_canary(&place.path("versions/good"), 0.0);
+    with_canary(&place.path("versions/bad"), 1.0);
+    let server = place.serve();
+    let stage = |path: &str| ok(&admin(server.address, "versions", json!({"path": path})));
+    let (good, bad) = (stage("good"), stage("bad"));
+    assert_eq!((&good["state"], &bad["state"]), (&json!("staged"), &json!("refused")), "{good} {bad}");
+    assert!(good["canary"]["recall"].as_f64() > Some(0.8) && bad["canary"]["recall"] == json!(0.0), "{good} {bad}");
+    let refused = admin(server.address, "activate", json!({"version": bad["version"]}));
+    assert_eq!(refused.status, 422);
+    assert!(refused.json()["detail"].as_str().unwrap().contains("canary"), "{}", refused.text());
+    ok(&admin(server.address, "activate", json!({"version": good["version"]})));
+    // Compaction asks the same queries of the version that it makes.
+    put(server.address, &[ad(9_500, 1)]);
+    ok(&admin(server.address, "compact", json!({})));
+    let versions = ok(&send(server.address, "GET", &format!("{C}/versions"), &[], b""));
+    let active = versions["versions"].as_array().unwrap().iter().find(|version| version["state"] == "active").unwrap();
+    assert!(active["canary"]["recall"].as_f64() > Some(0.8), "{versions}");
 }
 
 #[test]
