@@ -274,7 +274,15 @@ impl Service {
     /// Answers `POST .../versions`.
     pub(super) fn stage(&self, body: &Bytes) -> Outcome<Vec<u8>> {
         let StageRequest { path } = parse::json(body)?;
-        written(&self.collection.stage(&path)?)
+        // Who may stage versions may know what is wrong with their files.
+        let refused = |error: Error| match error {
+            Error::Corrupt { .. } | Error::InvalidInput { .. } => {
+                let remedy = "build or copy the version again; the active one serves on";
+                Problem::meaning("version_refused", "/path", error.to_string(), remedy)
+            }
+            error => error.into(),
+        };
+        written(&self.collection.stage(&path).map_err(refused)?)
     }
 
     /// Answers `POST .../activate`.

@@ -455,6 +455,17 @@ fn a_version_that_does_not_find_what_it_should_is_not_served() {
     let refused = admin(server.address, "activate", json!({"version": bad["version"]}));
     assert_eq!(refused.status, 422);
     assert!(refused.json()["detail"].as_str().unwrap().contains("canary"), "{}", refused.text());
+    // A version with a flipped bit is refused, with the place of the damage, and the active one serves on.
+    build(place.dir.path(), "versions/torn", 0..ROWS - 30);
+    let manifest = Manifest::read(&RealVfs, &place.path("versions/torn")).unwrap();
+    let codes = place.path("versions/torn").join(&manifest.folder).join(&manifest.files.codes.name);
+    let mut bytes = std::fs::read(&codes).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(&codes, bytes).unwrap();
+    let torn = admin(server.address, "versions", json!({"path": "torn"}));
+    assert_eq!((torn.status, &torn.json()["code"]), (422, &json!("version_refused")), "{}", torn.text());
+    assert!(torn.json()["detail"].as_str().unwrap().contains("codes.bg"), "{}", torn.text());
     ok(&admin(server.address, "activate", json!({"version": good["version"]})));
     // Compaction asks the same queries of the version that it makes.
     put(server.address, &[ad(9_500, 1)]);
