@@ -7,7 +7,7 @@ use std::sync::Arc;
 use utoipa::{IntoParams, ToSchema};
 
 use super::parse;
-use super::problem::{Problem, ProblemDocument};
+use super::problem::Problem;
 use super::routes::json_response;
 use super::service::{Service, json};
 
@@ -50,7 +50,7 @@ pub(super) async fn collections(State(service): State<Arc<Service>>) -> Result<R
 
 /// The known queries that start with a prefix, in the order of their file.
 #[utoipa::path(get, path = "/v1/collections/{collection}/queries", tag = "search", params(("collection" = String, Path), QueriesParams),
-    responses((status = 200, body = QueriesAnswer), (status = "4XX", body = ProblemDocument, content_type = "application/problem+json")))]
+    responses((status = 200, body = QueriesAnswer)))]
 pub(super) async fn queries(
     State(service): State<Arc<Service>>,
     Path(name): Path<String>,

@@ -9,7 +9,9 @@ use std::sync::{Arc, LazyLock};
 use axum::extract::Path;
 use axum::http::{HeaderName, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use utoipa::openapi::path::{Operation, PathItem};
 use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
+use utoipa::openapi::{ContentBuilder, Ref, ResponseBuilder};
 use utoipa::{Modify, OpenApi};
 use utoipa_swagger_ui::Config;
 
@@ -61,6 +63,21 @@ const POLICY: &str =
 )]
 struct Document;
 
+/// The methods of a path that are described.
+fn operations(path: &mut PathItem) -> impl Iterator<Item = &mut Operation> {
+    [&mut path.get, &mut path.put, &mut path.post, &mut path.patch].into_iter().flatten()
+}
+
+/// Every route may answer with a problem.
+fn add_problems(operation: &mut Operation) {
+    let schema = Ref::from_schema_name("ProblemDocument");
+    for status in ["4XX", "5XX"] {
+        let content = ContentBuilder::new().schema(Some(schema.clone())).build();
+        let response = ResponseBuilder::new().content("application/problem+json", content).build();
+        operation.responses.responses.insert(status.into(), response.into());
+    }
+}
+
 /// What holds for all routes: how a key is sent, how errors look.
 struct Frame;
 
@@ -69,6 +86,7 @@ impl Modify for Frame {
         let scheme = SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer));
         document.components.get_or_insert_default().add_security_scheme("key", scheme);
         let needed = utoipa::openapi::SecurityRequirement::new("key", Vec::<String>::new());
+        document.paths.paths.values_mut().flat_map(operations).for_each(add_problems);
         // Both are enough: a server may ask for no keys.
         document.security = Some(vec![needed, utoipa::openapi::SecurityRequirement::default()]);
     }
@@ -100,8 +118,7 @@ pub(super) async fn docs() -> Response {
 
 /// A file of the page.
 #[utoipa::path(get, path = "/docs/{file}", tag = "documents", params(("file" = String, Path)),
-    responses((status = 200, body = String, content_type = "text/plain"),
-        (status = 404, body = ProblemDocument, content_type = "application/problem+json")))]
+    responses((status = 200, body = String, content_type = "text/plain")))]
 pub(super) async fn docs_file(Path(name): Path<String>) -> Response {
     match file(&name) {
         Some((media, bytes)) => page_response(&media, bytes),

@@ -14,7 +14,7 @@ use http_body_util::{BodyExt, LengthLimitError, Limited};
 
 use super::api::{BatchAnswer, BatchRequest, CollectionAnswer, NpyParams, SearchAnswer, SearchRequest};
 use super::observe::observe;
-use super::problem::{Problem, ProblemDocument};
+use super::problem::Problem;
 use super::service::{Batch, Context, Service};
 use super::{ads_routes, discover, openapi, parse, ui, watch};
 
@@ -49,8 +49,7 @@ pub(super) fn router(service: Arc<Service>) -> Router {
 
 /// Answers one query in the default collection.
 #[utoipa::path(post, path = "/search", tag = "search", request_body = SearchRequest,
-    responses((status = 200, body = SearchAnswer), (status = "4XX", body = ProblemDocument, content_type = "application/problem+json"),
-        (status = "5XX", body = ProblemDocument, content_type = "application/problem+json")))]
+    responses((status = 200, body = SearchAnswer)))]
 pub(super) async fn search(State(service): Shared, Extension(context): Extension<Context>, request: Request) -> Answer {
     refuse_query_string(&request)?;
     if media(request.headers())? != Media::Json {
@@ -63,8 +62,7 @@ pub(super) async fn search(State(service): Shared, Extension(context): Extension
 /// Answers one query.
 #[utoipa::path(post, path = "/v1/collections/{collection}/search", tag = "search", request_body = SearchRequest,
     params(("collection" = String, Path)),
-    responses((status = 200, body = SearchAnswer), (status = "4XX", body = ProblemDocument, content_type = "application/problem+json"),
-        (status = "5XX", body = ProblemDocument, content_type = "application/problem+json")))]
+    responses((status = 200, body = SearchAnswer)))]
 pub(super) async fn search_named(
     shared: Shared,
     Path(name): Path<String>,
@@ -79,8 +77,7 @@ pub(super) async fn search_named(
 #[utoipa::path(post, path = "/v1/collections/{collection}/search/batch", tag = "search",
     params(("collection" = String, Path), NpyParams),
     request_body(content((BatchRequest = "application/json"), (Vec<u8> = "application/x-npy"))),
-    responses((status = 200, body = BatchAnswer), (status = "4XX", body = ProblemDocument, content_type = "application/problem+json"),
-        (status = "5XX", body = ProblemDocument, content_type = "application/problem+json")))]
+    responses((status = 200, body = BatchAnswer)))]
 pub(super) async fn batch(
     State(service): Shared,
     Path(name): Path<String>,
@@ -107,8 +104,7 @@ pub(super) async fn batch(
 /// Describes the collection.
 #[utoipa::path(get, path = "/v1/collections/{collection}", tag = "search",
     params(("collection" = String, Path)),
-    responses((status = 200, body = CollectionAnswer), (status = "4XX", body = ProblemDocument, content_type = "application/problem+json"),
-        (status = "5XX", body = ProblemDocument, content_type = "application/problem+json")))]
+    responses((status = 200, body = CollectionAnswer)))]
 pub(super) async fn describe(State(service): Shared, Path(name): Path<String>) -> Answer {
     service.check_collection(&name)?;
     Ok(json_response(service.describe()?))
@@ -122,7 +118,7 @@ pub(super) async fn live() -> &'static str {
 
 /// Whether new requests are wanted.
 #[utoipa::path(get, path = "/readyz", tag = "watching",
-    responses((status = 200, body = String), (status = 503, body = ProblemDocument)))]
+    responses((status = 200, body = String)))]
 pub(super) async fn ready(State(service): Shared) -> Answer {
     match service.draining() {
         false => Ok("ready\n".into_response()),

@@ -104,8 +104,7 @@ pub(crate) fn start_over(rows: usize, heads: Heads, change: impl FnOnce(&mut Ser
     let index = build(dir.path(), rows, heads);
     let searcher =
         Arc::new(Searcher::open(&index, &OpenOptions { store: Store::Memory, ..OpenOptions::default() }).unwrap());
-    let mut config = ServerConfig::default();
-    config.workers.threads = 2;
+    let mut config = patient_config();
     known_queries(dir.path(), &mut config);
     change(&mut config);
     run(Service::start(config, searcher.clone()).unwrap(), searcher)
@@ -113,16 +112,21 @@ pub(crate) fn start_over(rows: usize, heads: Heads, change: impl FnOnce(&mut Ser
 
 /// A server of the collection whose first version is `index`, with the defaults as changed by `change`.
 pub(crate) fn start_collection(index: &Path, change: impl FnOnce(&mut ServerConfig)) -> Server {
-    let mut config = ServerConfig::default();
-    config.workers.threads = 2;
-    // The machine may be busy with other tests.
-    config.timeouts.search_ms = 10_000;
+    let mut config = patient_config();
     let queries = tempfile::tempdir().unwrap();
     known_queries(queries.path(), &mut config);
     change(&mut config);
     let collection = Collection::open(index, config.ads.options(config.index.options())).unwrap();
     let searcher = collection.active().searcher.clone();
     run(Service::over(config, collection).unwrap(), searcher)
+}
+
+/// The defaults, with two workers and deadlines that a machine busy with other tests keeps.
+fn patient_config() -> ServerConfig {
+    let mut config = ServerConfig::default();
+    config.workers.threads = 2;
+    config.timeouts.search_ms = config.timeouts.search_max_ms;
+    config
 }
 
 /// Serves on a port of its own.

@@ -97,9 +97,9 @@ fn traces_are_taken_over_and_returned() {
 
 #[test]
 fn the_limits_are_told() {
-    let server = start(|config| config.limits.batch = 7);
+    let server = start(|config| (config.limits.batch, config.timeouts.search_ms) = (7, 1234));
     let limits = get(&server, "/v1/limits").json();
-    assert_eq!((&limits["batch"], &limits["default_timeout_ms"]), (&json!(7), &json!(1000)));
+    assert_eq!((&limits["batch"], &limits["default_timeout_ms"]), (&json!(7), &json!(1234)));
     assert_eq!(get(&server, "/v1/collections/default").json()["limits"], limits);
 }
 

@@ -3,7 +3,6 @@
 mod crash;
 mod damage;
 mod json;
-mod speed;
 mod standing;
 
 use std::collections::BTreeMap;
