@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, TryLockError};
 
 use super::collection::{Collection, lock};
-use super::registry::Registry;
+use super::registry::{Registry, VersionRef};
 use super::version::Version;
 use crate::calibrate::write_canary;
 use crate::error::Result;
@@ -94,7 +94,7 @@ impl Collection {
         }
     }
 
-    /// Removes what compaction made and nobody needs any more, and of the journal what no open version needs.
+    /// Removes what compaction made and nobody needs any more, and of the journal what no version needs.
     ///
     /// # Errors
     /// `Io`; what is served is not concerned.
@@ -112,8 +112,17 @@ impl Collection {
             return Ok(());
         }
         self.sweep()?;
-        let needed = lock(&self.shelf).iter().map(|shelved| self.live.included_seq(&shelved.version.searcher)).min();
-        needed.map_or(Ok(()), |seq| self.live.trim(seq))
+        self.needed_seq().map_or(Ok(()), |seq| self.live.trim(seq))
+    }
+
+    /// Up to which change all versions include them; None where one that is not open may be wanted back.
+    fn needed_seq(&self) -> Option<u64> {
+        let (serving, shelf) = (self.serving.load(), lock(&self.shelf));
+        let is_open = |at: &VersionRef| shelf.iter().any(|shelved| shelved.version.at == *at);
+        if serving.previous.as_ref().is_some_and(|previous| !is_open(previous)) {
+            return None;
+        }
+        shelf.iter().map(|shelved| self.live.included_seq(&shelved.version.searcher)).min()
     }
 
     /// Removes each folder that compaction made, or was making when it was killed, and that neither the registry nor anybody here names.

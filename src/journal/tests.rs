@@ -347,7 +347,7 @@ fn missing_swapped_and_foreign_files_are_refused() {
 fn a_torn_journal_on_a_full_disk_is_read_and_not_written() {
     let base = MemoryVfs::new();
     let (mut journal, _) = open(base.clone()).unwrap();
-    (1..=3).for_each(|seq| drop(journal.append(&payloads(seq..=seq)).unwrap()));
+    (1..=3).for_each(|seq| assert_eq!(journal.append(&payloads(seq..=seq)).unwrap(), seq));
     drop(journal);
     let whole = base.bytes(&path(1)).unwrap();
     let torn = copy(&base);

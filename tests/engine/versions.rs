@@ -17,8 +17,8 @@ use bigrain::live::{Change, Document};
 use bigrain::search::{Scratch, SearchParams};
 use bigrain::train::{Silent, Watch};
 use bigrain::types::Key;
-use bigrain::vfs::testing::{Fault, FaultyVfs};
-use bigrain::vfs::{RealVfs, Vfs};
+use bigrain::vfs::testing::{CrashVfs, Fault, FaultyVfs, Survival};
+use bigrain::vfs::{MemoryVfs, RealVfs, Vfs};
 use tempfile::TempDir;
 
 use crate::common::{Data, small};
@@ -191,7 +191,7 @@ fn a_compaction_that_fails_leaves_nothing_wherever_it_fails() {
         let open = collection.versions().len();
         let is_clean = place.made().len() == usize::from(compacted) && open == 1 + usize::from(compacted);
         // Where the very removal fails, or the registry is on disk already, it is left to the next start.
-        assert!(is_clean || n + 10 > healthy.operations(), "fault {n}: {:?}, {open} open", place.made());
+        assert!(is_clean || n + 20 > healthy.operations(), "fault {n}: {:?}, {open} open", place.made());
         failed += usize::from(!compacted);
         assert!(keys(&collection, &place.vector(1)).contains(&5_000));
         drop(collection);
@@ -409,6 +409,59 @@ fn an_ad_that_was_described_before_it_came_obeys_its_ad_group() {
     assert!(!keys(&collection, &place.vector(1)).contains(&5_000));
     drop((pinned, collection));
     assert!(!keys(&place.open(), &place.vector(1)).contains(&5_000));
+}
+
+#[test]
+fn going_back_is_possible_after_a_restart_whatever_failed_since() {
+    let place = Place::new();
+    let collection = place.open();
+    for key in [5_000, 5_001] {
+        collection.change_ads(vec![place.upsert(key)]).unwrap();
+        collection.compact(&Silent).unwrap().unwrap();
+    }
+    drop(collection);
+    let vfs = breakable();
+    let options = CollectionOptions { least_free: 1 << 20, ..place.options() };
+    let collection = place.open_on(&vfs, options).unwrap();
+    collection.change_ads(vec![place.upsert(5_002)]).unwrap();
+    struct Stop;
+    impl Watch for Stop {
+        fn begin(&self, _: &'static str, _: u64) {}
+        fn advance(&self, _: u64) {}
+        fn check(&self) -> Result<()> {
+            Err(Error::Overloaded(0))
+        }
+    }
+    collection.compact(&Stop).unwrap_err();
+    collection.roll_back().unwrap();
+    let found = keys(&collection, &place.vector(1));
+    assert!([5_000, 5_001, 5_002].iter().all(|key| found.contains(key)));
+}
+
+#[test]
+fn what_is_acknowledged_outlives_a_crash_of_the_first_start() {
+    let place = Place::new();
+    let vfs = CrashVfs::new(&MemoryVfs::new());
+    let options = CollectionOptions { state: Some("/srv/state".into()), ..place.options() };
+    let open = |vfs: Arc<dyn Vfs>| Collection::open_on(vfs, &place.path("versions/base"), options.clone()).unwrap();
+    open(Arc::new(vfs.clone())).patch_control(vec![pause(Level::Campaign, 7)]).unwrap();
+    let after = open(Arc::new(vfs.after_crash(vfs.operations(), Survival::None)));
+    assert_eq!(after.control().entity(Level::Campaign, 7).unwrap().status, Some(Status::Paused));
+}
+
+#[test]
+fn a_torn_end_of_a_journal_is_told() {
+    let place = Place::new();
+    let collection = place.open();
+    collection.change_ads(vec![place.upsert(5_000)]).unwrap();
+    assert_eq!(collection.cuts().count(), 0);
+    drop(collection);
+    let log = place.path("state/ads/log-00000000000000000001.bg");
+    let whole = std::fs::read(&log).unwrap();
+    std::fs::write(&log, &whole[..whole.len() - 3]).unwrap();
+    let collection = place.open();
+    let cuts: Vec<_> = collection.cuts().map(|(what, cut)| (what, cut.path.clone())).collect();
+    assert_eq!(cuts, [("ads", log)]);
 }
 
 #[test]
