@@ -377,11 +377,22 @@ impl View<'_> {
 
     /// What the control table says of a place.
     pub fn standing(&self, place: Place) -> Standing {
-        self.epoch.standing(match place {
+        self.epoch.standing(self.owner_at(place))
+    }
+
+    /// Id of the ad group of what lies at a place; 0: none. Also of one that became known after the request had begun, of which its epoch says
+    /// nothing.
+    pub fn ad_group(&self, place: Place) -> u64 {
+        let owner = self.owner_at(place);
+        self.control.epoch().standing(owner).ad_group
+    }
+
+    fn owner_at(&self, place: Place) -> Owner {
+        match place {
             Place::Base(row) => self.owners.of(row),
             Place::Delta(place) => self.owner_of_fresh(place),
             Place::Nowhere => Owner::NONE,
-        })
+        }
     }
 
     /// Attributes of the version.

@@ -154,8 +154,10 @@ impl Service {
             // Nobody knows its ad group yet; without one, what is said of the group would not hold for the ad.
             return Ok(patch);
         }
-        let standing = pinned.view().standing(place);
-        let parent = if standing.ad_group == 0 { Field::Clear } else { Field::Set(standing.ad_group) };
+        let parent = match pinned.view().ad_group(place) {
+            0 => Field::Clear,
+            group => Field::Set(group),
+        };
         Ok(Patch { parent, ..patch })
     }
 

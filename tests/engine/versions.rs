@@ -396,6 +396,17 @@ fn the_first_patch_of_an_ad_holds_for_its_rows_and_for_fresh_ads() {
 }
 
 #[test]
+fn the_ad_group_of_a_fresh_ad_is_known_at_the_first_look() {
+    let place = Place::new();
+    let collection = place.open();
+    let record = "{\"ad_group\": 777}".to_string();
+    collection.change_ads(vec![Change::Upsert(Document { key: 5_000, vector: place.vector(1), record })]).unwrap();
+    let pinned = collection.pin(None, 0);
+    assert_eq!(pinned.view().ad_group(pinned.snapshot.place(5_000).unwrap()), 777);
+    assert_eq!(pinned.view().ad_group(pinned.snapshot.place(15).unwrap()), 2);
+}
+
+#[test]
 fn an_ad_that_was_described_before_it_came_obeys_its_ad_group() {
     let place = Place::new();
     let collection = place.open();
