@@ -14,6 +14,7 @@
 
 use std::cell::Cell;
 use std::collections::HashSet;
+use std::sync::atomic::Ordering::Relaxed;
 
 use super::control::{Control, Epoch, Owner, Standing};
 use super::owners::{Owners, as_group};
@@ -21,7 +22,7 @@ use super::rank::{Candidate, RankBy, Ranking, relevance, value_micros};
 use super::values::Values;
 use crate::attributes::{Columns, Filter, Predicate, Value};
 use crate::error::{Error, Result};
-use crate::live::{Place, Snapshot};
+use crate::live::{DeltaRow, Place, Snapshot, UNTAGGED};
 use crate::search::{Hit, Scratch, SearchParams, SearchStats, Selection};
 use crate::simd::Kernels;
 use crate::types::{Key, Row};
@@ -353,9 +354,22 @@ impl View<'_> {
         true
     }
 
-    /// Who answers for a fresh ad.
+    /// Who answers for a fresh ad; looked up once, then kept with it until the ad gets a record of its own.
     fn owner_of_fresh(&self, place: usize) -> Owner {
         let Some(row) = self.snapshot.delta_row(place) else { return Owner::NONE };
+        let noted = row.tag().load(Relaxed);
+        if noted != UNTAGGED {
+            return Owner::from_bits(noted);
+        }
+        let owner = self.look_up_owner(&row);
+        // Whoever gave the ad its first record in the meantime has noted it, and knows better.
+        match row.tag().compare_exchange(UNTAGGED, owner.to_bits(), Relaxed, Relaxed) {
+            Ok(_) => owner,
+            Err(noted) => Owner::from_bits(noted),
+        }
+    }
+
+    fn look_up_owner(&self, row: &DeltaRow<'_>) -> Owner {
         let group = || row.attributes().get(&self.settings.group_attribute).and_then(as_group);
         let own = self.control.owner_of_ad(row.key());
         own.or_else(|| group().map(|id| self.control.owner_of_group(id))).unwrap_or(Owner::NONE)
@@ -363,11 +377,22 @@ impl View<'_> {
 
     /// What the control table says of a place.
     pub fn standing(&self, place: Place) -> Standing {
-        self.epoch.standing(match place {
+        self.epoch.standing(self.owner_at(place))
+    }
+
+    /// Id of the ad group of what lies at a place; 0: none. Also of one that became known after the request had begun, of which its epoch says
+    /// nothing.
+    pub fn ad_group(&self, place: Place) -> u64 {
+        let owner = self.owner_at(place);
+        self.control.epoch().standing(owner).ad_group
+    }
+
+    fn owner_at(&self, place: Place) -> Owner {
+        match place {
             Place::Base(row) => self.owners.of(row),
             Place::Delta(place) => self.owner_of_fresh(place),
             Place::Nowhere => Owner::NONE,
-        })
+        }
     }
 
     /// Attributes of the version.

@@ -23,7 +23,7 @@ use super::parse;
 use super::plan::decode;
 use super::problem::Problem;
 use super::service::{Context, Service, WorkerState, json as written, unwritable};
-use crate::ads::control::{Field, Level, Patch, Standing};
+use crate::ads::control::{Earlier, Field, Level, Patch, Standing};
 use crate::ads::{Pinned, quality};
 use crate::error::Error;
 use crate::live::{Change, Document, Place};
@@ -110,10 +110,11 @@ impl Service {
     /// Answers `PATCH .../control`.
     pub(super) fn patch_control(&self, body: &Bytes, context: &Context) -> Outcome<Vec<u8>> {
         self.collection.check_writable()?;
+        let mut earlier = Earlier::default();
         let item = |(line, text): (usize, &[u8])| {
             let asked = parse::json::<Patch>(text).and_then(|patch| {
                 let patch = self.with_parent(patch)?;
-                self.collection.control().check(&patch)?;
+                self.collection.control().check_after(&patch, &mut earlier)?;
                 Ok(patch)
             });
             let key = asked.as_ref().ok().map(|patch| patch.id);
@@ -148,8 +149,15 @@ impl Service {
             return Ok(patch);
         }
         let pinned = self.collection.pin(None, 0);
-        let standing = pinned.view().standing(pinned.snapshot.place(patch.id)?);
-        let parent = if standing.ad_group == 0 { Field::Clear } else { Field::Set(standing.ad_group) };
+        let place = pinned.snapshot.place(patch.id)?;
+        if place == Place::Nowhere {
+            // Nobody knows its ad group yet; without one, what is said of the group would not hold for the ad.
+            return Ok(patch);
+        }
+        let parent = match pinned.view().ad_group(place) {
+            0 => Field::Clear,
+            group => Field::Set(group),
+        };
         Ok(Patch { parent, ..patch })
     }
 
@@ -282,7 +290,11 @@ impl Service {
             }
             error => error.into(),
         };
-        written(&self.collection.stage(&path).map_err(refused)?)
+        let staged = self.collection.stage(&path).map_err(refused)?;
+        if let Some(note) = &staged.note {
+            tracing::warn!(version = staged.version, "{note}");
+        }
+        written(&staged)
     }
 
     /// Answers `POST .../activate`.

@@ -317,7 +317,7 @@ impl Metrics {
         let collection = collection.replace('\\', "\\\\").replace('"', "\\\"");
         let labels = format!("collection=\"{collection}\",version=\"{version}\",metric=\"{metric}\",store=\"{store}\"");
         let _ = writeln!(text, "bigrain_index_info{{{labels}}} 1");
-        if let Some(bytes) = resident_bytes() {
+        if let Some(bytes) = crate::build::resident_memory() {
             head(text, "process_resident_memory_bytes", "gauge", "Resident memory of the process.");
             let _ = writeln!(text, "process_resident_memory_bytes {bytes}");
         }
@@ -326,13 +326,6 @@ impl Metrics {
 
 fn head(text: &mut String, name: &str, kind: &str, help: &str) {
     let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}");
-}
-
-/// Resident memory of this process in bytes, where the kernel tells it (`VmRSS` of `/proc/self/status`).
-pub fn resident_bytes() -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
-    line.trim().strip_suffix(" kB")?.parse::<u64>().ok().map(|kib| kib * 1024)
 }
 
 #[cfg(test)]

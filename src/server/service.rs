@@ -109,6 +109,14 @@ impl Service {
         let bound = Duration::from_millis(config.admission.queue_ms);
         let pool = Pool::start(threads, config.workers.queue, bound, worker)?;
         let platform = Platform::start(&config, &active.searcher)?;
+        for (what, cut) in collection.cuts() {
+            let (path, offset, bytes) = (cut.path.display(), cut.offset, cut.bytes);
+            tracing::warn!(
+                %path, offset, bytes,
+                "left out the torn end of the {what} journal: changes that were never acknowledged"
+            );
+        }
+        collection.notes().iter().for_each(|note| tracing::warn!("{note}"));
         collection.start_upkeep(|what, error| tracing::error!(%error, "{what} failed"))?;
         let status = platform.status.clone();
         let recall = match config.ads.recall_every {

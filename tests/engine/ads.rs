@@ -50,6 +50,7 @@ fn collection(dir: &std::path::Path) -> Arc<Collection> {
         versions: None,
         canary_recall: 0.0,
         compact_changes: 0,
+        least_free: 0,
     };
     Collection::read_only(searcher, options).unwrap()
 }

@@ -215,6 +215,18 @@ fn a_bad_line_spoils_only_itself() {
     assert!(answer["items"][2]["problem"]["remedy"].as_str().unwrap().contains("status"), "{answer}");
     let entity = ok(&send(server.address, "GET", &format!("{C}/control/campaign/7"), &[], b""));
     assert_eq!(entity["status"], "paused");
+    // A flight that an earlier line began cannot end before.
+    let flight = [
+        json!({"level": "campaign", "id": 7, "start": 100}),
+        json!({"level": "campaign", "id": 7, "end": 50}),
+        json!({"level": "campaign", "id": 7, "end": 150}),
+    ];
+    let answer = patch(server.address, &flight);
+    assert_eq!((answer["accepted"].as_u64(), answer["rejected"].as_u64()), (Some(2), Some(1)), "{answer}");
+    assert_eq!(answer["items"][1]["problem"]["pointer"], "/end", "{answer}");
+    // An ad that nobody knows belongs to the ad group that its first patch names.
+    let unknown = patch(server.address, &[json!({"level": "ad", "id": 77_777, "status": "paused"})]);
+    assert_eq!(unknown["items"][0]["problem"]["pointer"], "/parent", "{unknown}");
     assert_eq!(send(server.address, "GET", &format!("{C}/control/campaign/8"), &[], b"").status, 404);
     let items = [ad(9_000, 1), json!({"key": 9_001, "vector": [1.0]}), json!({"key": 9_002}), ad(9_003, 2)];
     let answer = put(server.address, &items);
