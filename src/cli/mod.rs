@@ -45,12 +45,36 @@ struct SettingsOptions {
     set: Vec<(String, String)>,
 }
 
+/// Where changes are kept; shared by the commands that serve what there is.
+#[derive(Args)]
+struct StateOptions {
+    /// Folder for what changes while serving: ads, control table, versions [default: none, read-only]
+    #[arg(long, value_name = "DIR")]
+    state: Option<PathBuf>,
+    #[command(flatten)]
+    settings: SettingsOptions,
+}
+
+impl StateOptions {
+    /// [`SettingsOptions::load`], with the folder for what changes.
+    fn load(&self) -> Result<Settings> {
+        let state = self.state.as_ref().map(|state| ("ads.state", state.to_string_lossy().into_owned()));
+        self.settings.load_with(state.into_iter().collect())
+    }
+}
+
 impl SettingsOptions {
     /// The settings in force: flags over environment over file over defaults.
     fn load(&self) -> Result<Settings> {
+        self.load_with(Vec::new())
+    }
+
+    /// [`SettingsOptions::load`], with the values of flags that only some commands have.
+    fn load_with(&self, others: Vec<(&str, String)>) -> Result<Settings> {
         let mut flags: Vec<(&str, String)> =
             self.set.iter().map(|(key, value)| (key.as_str(), value.clone())).collect();
         flags.extend(self.listen.clone().map(|address| ("server.listen", address)));
+        flags.extend(others);
         let environment = std::env::vars_os().filter_map(|(n, v)| Some((n.into_string().ok()?, v.into_string().ok()?)));
         Settings::load(self.config.as_deref(), environment, &flags)
     }
