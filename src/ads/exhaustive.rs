@@ -78,7 +78,7 @@ impl View<'_> {
                 (first..end).filter(|&row| prepared.passes(row) && self.admits_row(query, row, &looked.counts)),
             );
             base.score_rows(vector, &rows, scratch, &mut hits)?;
-            looked.stats.vectors_read += rows.len() as u32;
+            looked.stats.vectors_read = looked.stats.vectors_read.saturating_add(rows.len() as u32);
             self.offer(query, number, hits.iter().map(|hit| (hit.key, Place::Base(hit.row), hit.score)), looked);
         }
         let (mut fresh, most) = (Vec::new(), self.snapshot.delta_places());

@@ -277,7 +277,8 @@ impl View<'_> {
         let verified: usize = scanned.iter().map(|vector| vector.candidates).sum();
         let near = 2 * dropped.irrelevant <= verified as u64;
         let more_lists = scanned.iter().any(|vector| (1..lists).contains(&vector.lists));
-        if query.leaves_lists_open() && near && more_lists {
+        // Under load a short list is a part of less effort.
+        if query.leaves_lists_open() && query.effort >= 1.0 && near && more_lists {
             further.lists = (reach.lists * WIDER).min(lists);
         }
         (further != *reach).then_some(further)
