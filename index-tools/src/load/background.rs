@@ -96,7 +96,8 @@ async fn update(plan: Plan, notes: Notes) {
     }
 }
 
-/// The status that the server gives these patches and how many of them it rejects, or why there is none. The connection is kept where it can be.
+/// The status that the server gives these patches and how many of them it rejects, or why there is none. The connection is kept
+/// where it can be.
 async fn patch(plan: &Plan, kept: &mut Option<Connection>, lines: &[u8]) -> Result<(u16, u64), &'static str> {
     let request = plan.target.request("PATCH", "/control", "application/x-ndjson", lines);
     let exchange = async {
