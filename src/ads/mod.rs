@@ -43,7 +43,7 @@ pub use owners::Owners;
 pub use rank::{Candidate, CapBy, Diversity, RankBy, Ranking, ecpm_micros, relevance, value_micros};
 pub use registry::{Registry, SplitRef, VersionRef};
 pub use sampled::{SampledRecall, SampledRows};
-pub use search::{AdAnswer, AdQuery, AdSettings, Block, Dropped, View};
+pub use search::{AdAnswer, AdQuery, AdSettings, Block, Dropped, View, widening};
 pub use space::LowSpace;
 pub use values::Values;
 pub use version::{Version, now};
