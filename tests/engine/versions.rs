@@ -110,6 +110,8 @@ fn keys(collection: &Arc<Collection>, vector: &[f32]) -> Vec<Key> {
         serving: true,
         block: Block::default(),
         ranking: Ranking { by: RankBy::Relevance, min_relevance: None, diversity: None },
+        effort: 1.0,
+        most_candidates: usize::MAX,
     };
     let pinned = collection.pin(None, 0);
     let found = pinned.view().search(&query, &mut Scratch::default()).unwrap();
