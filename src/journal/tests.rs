@@ -372,7 +372,11 @@ fn a_torn_journal_on_a_full_disk_is_read_and_not_written() {
                 assert_eq!(source.kind(), ErrorKind::StorageFull, "{source}");
             }
             let mut read = 0;
-            journal.records().replay(1, &mut |_, _| Ok(read += 1)).unwrap();
+            let count = &mut |_, _: &[u8]| {
+                read += 1;
+                Ok(())
+            };
+            journal.records().replay(1, count).unwrap();
             assert_eq!(read, last);
             refused += 1;
         }

@@ -186,7 +186,7 @@ fn a_compaction_that_fails_leaves_nothing_wherever_it_fails() {
         (vfs.operations(), collection.compact(&Silent).is_ok(), collection)
     };
     let (first, _, _) = job(&healthy);
-    let (mut failed, step) = (0, ((healthy.operations() - first) / 40).max(1) as usize);
+    let (mut failed, step) = (0, ((healthy.operations() - first) / 15).max(1) as usize);
     for n in (first..healthy.operations()).step_by(step) {
         let vfs = FaultyVfs::once(Arc::new(RealVfs), n, Fault::Error(std::io::ErrorKind::StorageFull));
         let (_, compacted, collection) = job(&vfs);
