@@ -246,11 +246,13 @@ mod tests {
     fn each_route_has_its_scope_and_an_unlisted_one_is_closed() {
         let of = |method: &str, route: &str| need(&method.parse().unwrap(), Some(route));
         let under = |rest: &str| format!("/v1/collections/{{collection}}/{rest}");
-        for rest in ["search", "search/batch", "explain", "recall"] {
+        for rest in ["search", "search/batch", "explain"] {
             assert_eq!(of("POST", &under(rest)), Need::Key(Scope::Read), "{rest}");
         }
         assert_eq!(of("PUT", &under("ads")), Need::Key(Scope::Write));
-        assert_eq!(of("POST", &under("ads/delete")), Need::Key(Scope::Write));
+        for rest in ["ads/delete", "recall"] {
+            assert_eq!(of("POST", &under(rest)), Need::Key(Scope::Write), "{rest}");
+        }
         assert_eq!(of("PATCH", &under("control")), Need::Key(Scope::Write));
         assert_eq!(of("GET", &under("versions")), Need::Key(Scope::Read));
         for rest in ["versions", "activate", "rollback", "split", "compact", "whatever"] {

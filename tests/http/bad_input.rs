@@ -93,6 +93,16 @@ fn requests_without_meaning_are_422_with_a_pointer() {
 }
 
 #[test]
+fn recall_is_not_measured_where_exact_search_is_switched_off() {
+    let server = start(|config| config.limits.exact = false);
+    let path = "/v1/collections/default/recall";
+    let (status, code, _, problem) = refused(&server, path, "{}");
+    assert_eq!((status, code.as_str()), (422, "exact_not_allowed"), "{problem}");
+    let (status, code, pointer, problem) = refused(&server, path, "{\"queries\": 0}");
+    assert_eq!((status, code.as_str(), pointer.as_str()), (422, "queries_out_of_range", "/queries"), "{problem}");
+}
+
+#[test]
 fn a_query_by_key_needs_stored_vectors_that_are_queries() {
     let half = Some(Head { linear: Array2::eye(DIM).slice_move(s![..DIM / 2, ..]), residual: None, normalise: true });
     let heads = Heads { dense_query: half.clone(), dense_document: half, ..Heads::default() };
