@@ -35,6 +35,7 @@ mod lines;
 mod names;
 mod npy;
 mod pairs;
+mod texts;
 #[cfg(feature = "parquet")]
 mod parquet;
 #[cfg(feature = "parquet")]
@@ -56,6 +57,7 @@ pub use keys::KeyFile;
 pub use names::Names;
 pub use npy::parse_npy;
 pub use pairs::{Pair, read_pairs};
+pub use texts::{TextPair, read_text_pairs, read_texts};
 pub use qrels::{Judgement, Naming, read_qrels};
 pub use run::RunWriter;
 pub use scalar::Scalar;
