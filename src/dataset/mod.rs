@@ -35,7 +35,6 @@ mod lines;
 mod names;
 mod npy;
 mod pairs;
-mod texts;
 #[cfg(feature = "parquet")]
 mod parquet;
 #[cfg(feature = "parquet")]
@@ -49,6 +48,7 @@ pub mod split;
 pub mod synthetic;
 #[cfg(test)]
 mod tests;
+mod texts;
 mod truth;
 mod write;
 
@@ -57,10 +57,10 @@ pub use keys::KeyFile;
 pub use names::Names;
 pub use npy::parse_npy;
 pub use pairs::{Pair, read_pairs};
-pub use texts::{TextPair, read_text_pairs, read_texts};
 pub use qrels::{Judgement, Naming, read_qrels};
 pub use run::RunWriter;
 pub use scalar::Scalar;
+pub use texts::{TextPair, read_text_pairs, read_texts};
 pub use truth::Truth;
 pub use write::VectorWriter;
 

@@ -85,7 +85,9 @@ mod tests {
         };
         let pairs = read("red shoe\tA shoe, red.\n\nblue\tsky\tg1\n").unwrap();
         assert_eq!((pairs.len(), &*pairs[0].group, &*pairs[1].group), (2, "A shoe, red.", "g1"));
-        for (text, expected) in [("a\tb\nc", "line 2"), ("a\t \n", "line 1"), ("\n", "no pairs"), ("a\tb\tc\td", "4 fields")] {
+        for (text, expected) in
+            [("a\tb\nc", "line 2"), ("a\t \n", "line 1"), ("\n", "no pairs"), ("a\tb\tc\td", "4 fields")]
+        {
             let error = read(text).unwrap_err().to_string();
             assert!(error.contains(expected), "{error}");
         }

@@ -144,7 +144,9 @@ mod tests {
             let read = encoder.table().unwrap();
             let rows = read.rows().to_owned() - table.rows();
             assert!(rows.iter().all(|e| e.abs() < near), "{element:?}");
-            assert!((read.projection().unwrap().to_owned() - table.projection().unwrap()).iter().all(|e| e.abs() < 2e-3));
+            assert!(
+                (read.projection().unwrap().to_owned() - table.projection().unwrap()).iter().all(|e| e.abs() < 2e-3)
+            );
             assert_eq!(encoder.tokens("red shoe").unwrap(), vocabulary.tokens(&["red shoe"]).unwrap()[0]);
             let again = write_static(&RealVfs, &path, &table, &vocabulary, element).unwrap_err();
             assert!(again.to_string().contains("name another folder"), "{again}");
@@ -158,7 +160,8 @@ mod tests {
         let mut failed = 0;
         for n in 0..100 {
             let path = dir.path().join(format!("encoder{n}"));
-            let vfs = FaultyVfs::starting_at(std::sync::Arc::new(RealVfs), n, Fault::Error(std::io::ErrorKind::StorageFull));
+            let vfs =
+                FaultyVfs::starting_at(std::sync::Arc::new(RealVfs), n, Fault::Error(std::io::ErrorKind::StorageFull));
             match write_static(&vfs, &path, &table, &vocabulary, TableElement::I8) {
                 Ok(()) => break,
                 Err(_) => failed += 1,

@@ -10,9 +10,9 @@ use crate::error::{Error, Result};
 use crate::quantizer::Quantizer;
 use crate::search::{OpenOptions, SearchParams, Searcher};
 use crate::train::{Candidates, Watch};
-use crate::types::{Element, Key};
 #[cfg(feature = "text")]
 use crate::types::Metric;
+use crate::types::{Element, Key};
 use crate::vfs::RealVfs;
 
 /// Queries of one task.
@@ -93,13 +93,7 @@ impl TemporaryIndex {
         let file = folder.0.join("quantizer.bg");
         quantizer.write(&RealVfs, &file, [0; 16])?;
         let dir = folder.0.join("index");
-        let build_spec = BuildSpec {
-            output: dir.clone(),
-            quantizer: Some(file),
-            dense: Element::F16,
-            seed,
-            ..from
-        };
+        let build_spec = BuildSpec { output: dir.clone(), quantizer: Some(file), dense: Element::F16, seed, ..from };
         build(&build_spec, watch)?;
         TemporaryIndex::open(&dir, folder)
     }

@@ -39,19 +39,20 @@ mod text;
 mod validate;
 
 pub use codes::{CodeTraining, Epoch, HeadChoice, Method, TrainedCodes, train_codes};
+#[cfg(feature = "text")]
+pub use codes::{CodesAndText, train_codes_and_text};
 pub use dense::{DenseTraining, TrainedHeads, train_dense, train_query_head};
 pub use examples::{Example, Examples};
 pub use kmeans::{FLAT_LISTS, Iterations, distortion, kmeans};
 pub use locality::{Candidates, Sampling};
 pub use nearest::nearest;
 pub use product::{train_codebooks, train_opq};
-#[cfg(feature = "text")]
-pub use codes::{CodesAndText, train_codes_and_text};
+pub use routing::{RouterTraining, Routes, shares, train_router};
 #[cfg(feature = "text")]
 pub use text::{
-    Distillation, StaticModel, Teaching, TextExamples, TextLessons, TextTraining, Texts, inverse_frequencies, train_text,
+    Distillation, StaticModel, Teaching, TextExamples, TextLessons, TextTraining, Texts, inverse_frequencies,
+    train_text,
 };
-pub use routing::{RouterTraining, Routes, shares, train_router};
 
 use ndarray::ArrayView2;
 use rayon::prelude::*;

@@ -46,9 +46,8 @@ impl SparseParameter {
 
     /// Squared norm of the gradient.
     pub(super) fn square(&self) -> f64 {
-        let of_row = |&row: &u32| -> f64 {
-            self.gradient.row(row as usize).iter().map(|&g| f64::from(g) * f64::from(g)).sum()
-        };
+        let of_row =
+            |&row: &u32| -> f64 { self.gradient.row(row as usize).iter().map(|&g| f64::from(g) * f64::from(g)).sum() };
         self.touched.iter().map(of_row).sum()
     }
 

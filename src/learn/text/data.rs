@@ -127,8 +127,11 @@ mod tests {
         let data = TextData::read(&path, 0.1, 0.2).unwrap();
         assert_eq!((data.queries.len(), data.documents.len()), (500, 600));
         let group = |p: &Example| p.document / 4;
-        let all: Vec<(usize, &Example)> =
-            [&data.train, &data.valid, &data.test].into_iter().enumerate().flat_map(|(i, p)| p.iter().map(move |p| (i, p))).collect();
+        let all: Vec<(usize, &Example)> = [&data.train, &data.valid, &data.test]
+            .into_iter()
+            .enumerate()
+            .flat_map(|(i, p)| p.iter().map(move |p| (i, p)))
+            .collect();
         for (part, pair) in &all {
             for (other_part, other) in &all {
                 let shared = pair.query == other.query || group(pair) == group(other);

@@ -35,8 +35,8 @@ use crate::heads::{Head, Heads};
 use crate::linalg::{blocked, normalise};
 use crate::quantizer::Quantizer;
 use crate::train::{
-    CODE_ROWS, CodeTraining, QuantizerSpec, StaticModel, Teaching, TextExamples, TextLessons, TextTraining, Texts, Watch,
-    inverse_frequencies, train_codes_and_text, train_quantizer, train_text,
+    CODE_ROWS, CodeTraining, QuantizerSpec, StaticModel, Teaching, TextExamples, TextLessons, TextTraining, Texts,
+    Watch, inverse_frequencies, train_codes_and_text, train_quantizer, train_text,
 };
 use crate::types::Metric;
 use crate::vfs::{RealVfs, replace_file};
@@ -183,7 +183,10 @@ pub fn learn_text(spec: &TextSpec, watch: &dyn Watch) -> Result<TextReport> {
 /// Refuses combinations that cannot train before anything is read.
 fn check(spec: &TextSpec) -> Result<()> {
     if spec.pairs.is_none() && spec.texts.is_none() {
-        return Err(Error::params("pairs", "neither pairs nor texts were given; give --pairs, or --texts with --teacher"));
+        return Err(Error::params(
+            "pairs",
+            "neither pairs nor texts were given; give --pairs, or --texts with --teacher",
+        ));
     }
     if spec.texts.is_some() && spec.vectors.is_some() == spec.teacher.is_some() {
         return Err(Error::params("texts", "they need vectors to learn; give one of --vectors and --teacher"));

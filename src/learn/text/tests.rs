@@ -61,7 +61,8 @@ fn all_stages_make_an_encoder_and_a_quantizer_that_belong_together() {
     let dir = tempfile::tempdir().unwrap();
     write_pairs(&dir.path().join("pairs.tsv"), 1500);
     let shape = CodeShape::new(CodeBits::Four, 4).unwrap();
-    let codes = CodeTraining { epochs: 4, batch: 128, ..CodeTraining::new(Method::Contrastive, Metric::Cosine, 4, shape) };
+    let codes =
+        CodeTraining { epochs: 4, batch: 128, ..CodeTraining::new(Method::Contrastive, Metric::Cosine, 4, shape) };
     let base = spec(dir.path());
     let dense = TextTraining { sampling: Sampling::Snowball, epochs: 3, ..base.text.clone() };
     let whole = TextSpec { codes: Some(codes), together: true, dense: Some(dense), nprobe: 4, ..base };
@@ -125,5 +126,7 @@ fn what_does_not_go_together_is_refused_before_anything_is_read() {
     assert!(refused(TextSpec { texts: Some("t".into()), ..base.clone() }).contains("--teacher"));
     assert!(refused(TextSpec { dense: Some(TextTraining::default()), ..base.clone() }).contains("--code-bytes"));
     assert!(refused(TextSpec { test_share: 0.7, ..base.clone() }).contains("test_share"));
-    assert!(refused(TextSpec { start: Some("s".into()), tokenizer: Some("t".into()), ..base }).contains("leave it out"));
+    assert!(
+        refused(TextSpec { start: Some("s".into()), tokenizer: Some("t".into()), ..base }).contains("leave it out")
+    );
 }

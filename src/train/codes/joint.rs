@@ -118,8 +118,7 @@ impl<'a> Joint<'a> {
         };
         let parts = Parts { model, encoder: TextParameters::new(&rotated, text.table_rate, text.projection_rate) };
         let nothing = |x: &Array2<f32>| Array2::zeros((x.nrows(), 1));
-        let labels =
-            Examples { documents: nothing(&encoded.documents), queries: nothing(&encoded.queries), ..encoded };
+        let labels = Examples { documents: nothing(&encoded.documents), queries: nothing(&encoded.queries), ..encoded };
         let mut joint = Joint {
             examples,
             codes,
@@ -229,10 +228,8 @@ impl<'a> Joint<'a> {
         let queries = encoder.encode(&self.examples.queries.select(valid.iter().map(|p| p.query), 0.0, &mut rng));
         let own: Vec<u32> = valid.iter().map(|p| p.document).collect();
         let relevant: Vec<&[u32]> = valid.iter().map(|p| self.positives[p.query as usize].as_slice()).collect();
-        let recall = recall_at(
-            &ranks(queries.view(), seen.vectors.view(), &seen.offsets, &own, &relevant),
-            VALID_DEPTH,
-        );
+        let recall =
+            recall_at(&ranks(queries.view(), seen.vectors.view(), &seen.offsets, &own, &relevant), VALID_DEPTH);
         self.lists = seen.lists;
         self.curve.push(Epoch { epoch, loss, recall, seconds: self.began.elapsed().as_secs_f64() });
         if best_epoch(&self.curve) + 1 == self.curve.len() {
@@ -337,7 +334,10 @@ mod tests {
                 loss
             };
             let numeric = (loss(4e-3) - loss(-4e-3)) / 8e-3;
-            assert!((numeric - f64::from(analytic)).abs() < 0.03 * (0.1 + analytic.abs() as f64), "{at:?}: {numeric} {analytic}");
+            assert!(
+                (numeric - f64::from(analytic)).abs() < 0.03 * (0.1 + analytic.abs() as f64),
+                "{at:?}: {numeric} {analytic}"
+            );
             checked += 1;
         }
         assert!(checked > 20, "{checked}");

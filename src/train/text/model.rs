@@ -54,12 +54,7 @@ impl Texts {
     }
 
     /// Some of the texts, in this order, without a share `dropout` of their tokens drawn by `rng`; a text keeps one at least.
-    pub(in crate::train) fn select(
-        &self,
-        rows: impl Iterator<Item = u32>,
-        dropout: f32,
-        rng: &mut Rng,
-    ) -> Texts {
+    pub(in crate::train) fn select(&self, rows: impl Iterator<Item = u32>, dropout: f32, rng: &mut Rng) -> Texts {
         let mut some = Texts::default();
         for row in rows {
             let tokens = self.tokens(row as usize);
@@ -86,7 +81,9 @@ impl Texts {
             None => Ok(()),
             Some(token) => Err(Error::params(
                 name,
-                format!("token {token} is not below the {vocabulary} rows of the table; use the model's own vocabulary"),
+                format!(
+                    "token {token} is not below the {vocabulary} rows of the table; use the model's own vocabulary"
+                ),
             )),
         }
     }

@@ -128,8 +128,11 @@ impl<'a> Training<'a> {
             Some(pairs) => {
                 let (train, documents) = (&self.labels.train, pairs.documents.len());
                 let seed = settings.seed;
-                Sampler::new(settings.sampling, candidates, train, documents, settings.batch, seed)
-                    .epoch(train, &self.positives, epoch)
+                Sampler::new(settings.sampling, candidates, train, documents, settings.batch, seed).epoch(
+                    train,
+                    &self.positives,
+                    epoch,
+                )
             }
             None => vec![Vec::new(); self.taught[0].len().div_ceil(settings.batch)],
         };
