@@ -1,4 +1,4 @@
-//! Other people's files: vectors, ground truth, keys, ids, fields, training pairs, runs.
+//! Other people's files: vectors, texts, ground truth, keys, ids, fields, training pairs, runs.
 //!
 //! The easy version of a vector file is an array in memory. The departures from it:
 //!
@@ -48,6 +48,7 @@ pub mod split;
 pub mod synthetic;
 #[cfg(test)]
 mod tests;
+mod text_pairs;
 mod texts;
 mod truth;
 mod write;
@@ -60,7 +61,8 @@ pub use pairs::{Pair, read_pairs};
 pub use qrels::{Judgement, Naming, read_qrels};
 pub use run::RunWriter;
 pub use scalar::Scalar;
-pub use texts::{TextPair, read_text_pairs, read_texts};
+pub use text_pairs::{TextPair, read_text_pairs};
+pub use texts::TextFile;
 pub use truth::Truth;
 pub use write::VectorWriter;
 

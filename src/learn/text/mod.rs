@@ -23,12 +23,12 @@ pub use measure::TextQuality;
 
 use ndarray::{Array2, Axis};
 use serde::Serialize;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use super::{Loaded, StageReport, TemporaryIndex, candidates, seconds};
 use crate::build::{auto_lists, peak_memory};
-use crate::dataset::{VectorFile, read_texts};
+use crate::dataset::{TextFile, VectorFile};
 use crate::encoder::{Encoder, TableElement, Vocabulary, write_static};
 use crate::error::{Error, Result};
 use crate::heads::{Head, Heads};
@@ -178,6 +178,16 @@ pub fn learn_text(spec: &TextSpec, watch: &dyn Watch) -> Result<TextReport> {
     report.texts_a_second = [texts_a_second(&encoder, samples[0])?, texts_a_second(&encoder, samples[1])?];
     (report.seconds, report.peak_memory) = (seconds(began), peak_memory());
     Ok(report)
+}
+
+/// All texts of a file.
+fn read_texts(path: &Path) -> Result<Vec<String>> {
+    let mut file = TextFile::open(path, &[])?;
+    let mut texts = Vec::new();
+    while let Some(text) = file.next_text()? {
+        texts.push(text);
+    }
+    Ok(texts)
 }
 
 /// Refuses combinations that cannot train before anything is read.
