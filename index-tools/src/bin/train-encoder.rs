@@ -280,6 +280,8 @@ fn describe(report: &TextReport, spec: &TextSpec) -> String {
             ]
         };
         let mut rows = vec![row("exact", &quality.exact, false)];
+        let before = report.before.as_ref().and_then(|quality| quality.index.as_ref());
+        rows.extend(before.map(|q| row("before stage 2", q, true)));
         rows.extend(quality.index.as_ref().map(|q| row("index", q, true)));
         let header = ["held-out queries", "codes R@10", "codes R@100", "final R@10", "final R@100", "MRR@10"];
         text += &format!("\n{}", columns(&header, &rows));

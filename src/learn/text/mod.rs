@@ -35,8 +35,8 @@ use crate::heads::{Head, Heads};
 use crate::linalg::{blocked, normalise};
 use crate::quantizer::Quantizer;
 use crate::train::{
-    CODE_ROWS, CodeTraining, QuantizerSpec, StaticModel, Teaching, TextExamples, TextLessons, TextTraining, Texts,
-    Watch, inverse_frequencies, train_codes_and_text, train_quantizer, train_text,
+    CODE_ROWS, CodeTraining, Example, QuantizerSpec, StaticModel, Teaching, TextExamples, TextLessons, TextTraining,
+    Texts, Watch, inverse_frequencies, train_codes_and_text, train_quantizer, train_text,
 };
 use crate::types::Metric;
 use crate::vfs::{RealVfs, replace_file};
@@ -108,7 +108,9 @@ pub struct TextReport {
     pub test_pairs: usize,
     /// Each stage with its epochs.
     pub stages: Vec<StageReport>,
-    /// What is found for the held-out queries.
+    /// What is found for the held-out queries before stage 2.
+    pub before: Option<TextQuality>,
+    /// What is found for them at the end.
     pub quality: Option<TextQuality>,
     /// Queries and documents that the written encoder encodes a second, on one thread.
     pub texts_a_second: [f64; 2],
@@ -150,15 +152,14 @@ pub fn learn_text(spec: &TextSpec, watch: &dyn Watch) -> Result<TextReport> {
         let (model, made) = stages.codes(trained, examples, &CodeTraining { lists, ..codes.clone() })?;
         (trained, quantizer) = (model, Some(made));
         if let (Some(settings), Some(made)) = (&spec.dense, quantizer.take()) {
+            let test = data.as_ref().map_or(&[][..], |data| &data.test);
+            stages.report.before = found(&trained, examples, test, Some(&made), spec, watch)?;
             let (both, made) = stages.dense(trained, made, examples, settings)?;
             (trained, quantizer) = (both, Some(made));
         }
     }
-    if let (Some(examples), Some(data)) = (&examples, &data)
-        && !data.test.is_empty()
-    {
-        let measured = Measured { model: &trained, examples, test: &data.test, quantizer: quantizer.as_ref() };
-        report.quality = Some(measure(&measured, spec, watch)?);
+    if let (Some(examples), Some(data)) = (&examples, &data) {
+        report.quality = found(&trained, examples, &data.test, quantizer.as_ref(), spec, watch)?;
     }
     write_static(&RealVfs, &spec.output, &trained.to_table()?, &vocabulary, spec.element)?;
     if let Some(quantizer) = &quantizer {
@@ -178,6 +179,21 @@ pub fn learn_text(spec: &TextSpec, watch: &dyn Watch) -> Result<TextReport> {
     report.texts_a_second = [texts_a_second(&encoder, samples[0])?, texts_a_second(&encoder, samples[1])?];
     (report.seconds, report.peak_memory) = (seconds(began), peak_memory());
     Ok(report)
+}
+
+/// What is found for the queries of `test`, if there are any.
+fn found(
+    model: &StaticModel,
+    examples: &TextExamples,
+    test: &[Example],
+    quantizer: Option<&Quantizer>,
+    spec: &TextSpec,
+    watch: &dyn Watch,
+) -> Result<Option<TextQuality>> {
+    if test.is_empty() {
+        return Ok(None);
+    }
+    measure(&Measured { model, examples, test, quantizer }, spec, watch).map(Some)
 }
 
 /// All texts of a file.
