@@ -135,50 +135,39 @@ pub fn learn_text(spec: &TextSpec, watch: &dyn Watch) -> Result<TextReport> {
     let mut report = TextReport { vocabulary: vocabulary.size(), ..TextReport::default() };
     let teaching = taught.as_ref().map(|texts| teach(spec, &vocabulary, texts, watch)).transpose()?;
     let examples = data.as_ref().map(|data| data.examples(&vocabulary)).transpose()?;
+    report.documents = taught.as_ref().map_or(0, Vec::len);
     if let (Some(examples), Some(data)) = (&examples, &data) {
         report.documents = examples.documents.len();
-        (report.train_pairs, report.valid_pairs, report.test_pairs) =
-            (examples.train.len(), examples.valid.len(), data.test.len());
-    } else {
-        report.documents = taught.as_ref().map_or(0, Vec::len);
+        (report.train_pairs, report.valid_pairs) = (examples.train.len(), examples.valid.len());
+        report.test_pairs = data.test.len();
     }
+    let test = data.as_ref().map_or(&[][..], |data| data.test.as_slice());
     let model = first_model(spec, &vocabulary, start, examples.as_ref(), teaching.as_ref())?;
     let lessons = TextLessons { pairs: examples.as_ref(), candidates: None, teaching: teaching.as_ref() };
-    let mut trained = Stages { spec, report: &mut report, watch }.alone(&model, lessons)?;
-    let mut quantizer = None;
-    if let (Some(codes), Some(examples)) = (&spec.codes, &examples) {
-        let mut stages = Stages { spec, report: &mut report, watch };
-        let lists = if codes.lists == 0 { auto_lists(examples.documents.len() as u64) } else { codes.lists };
-        let (model, made) = stages.codes(trained, examples, &CodeTraining { lists, ..codes.clone() })?;
-        (trained, quantizer) = (model, Some(made));
-        if let (Some(settings), Some(made)) = (&spec.dense, quantizer.take()) {
-            let test = data.as_ref().map_or(&[][..], |data| &data.test);
-            stages.report.before = found(&trained, examples, test, Some(&made), spec, watch)?;
-            let (both, made) = stages.dense(trained, made, examples, settings)?;
-            (trained, quantizer) = (both, Some(made));
-        }
+    let (model, quantizer) = Stages { spec, report: &mut report, watch }.all(&model, lessons, test)?;
+    if let Some(examples) = &examples {
+        report.quality = found(&model, examples, test, quantizer.as_ref(), spec, watch)?;
     }
-    if let (Some(examples), Some(data)) = (&examples, &data) {
-        report.quality = found(&trained, examples, &data.test, quantizer.as_ref(), spec, watch)?;
-    }
-    write_static(&RealVfs, &spec.output, &trained.to_table()?, &vocabulary, spec.element)?;
-    if let Some(quantizer) = &quantizer {
-        let path = spec.output.join(QUANTIZER);
-        replace_file(&RealVfs, &path, |beside| quantizer.write(&RealVfs, beside, [0; 16]).map(drop))?;
-    }
+    write(spec, &model, &vocabulary, quantizer.as_ref())?;
     let encoder = Encoder::open(&spec.output)?;
-    report.bytes = ["model.safetensors", "tokenizer.json"]
-        .iter()
-        .filter_map(|name| std::fs::metadata(spec.output.join(name)).ok())
-        .map(|found| found.len())
-        .sum();
-    let samples = match &data {
-        Some(data) => [data.queries.as_slice(), data.documents.as_slice()],
-        None => [taught.as_deref().unwrap_or_default(), taught.as_deref().unwrap_or_default()],
-    };
+    let taught = taught.as_deref().unwrap_or_default();
+    let samples = data.as_ref().map_or([taught, taught], |data| [data.queries.as_slice(), data.documents.as_slice()]);
     report.texts_a_second = [texts_a_second(&encoder, samples[0])?, texts_a_second(&encoder, samples[1])?];
+    let size = |name: &str| std::fs::metadata(spec.output.join(name)).map_or(0, |found| found.len());
+    report.bytes = size("model.safetensors") + size("tokenizer.json");
     (report.seconds, report.peak_memory) = (seconds(began), peak_memory());
     Ok(report)
+}
+
+/// Writes the encoder and, beside it in its folder, the quantizer.
+fn write(spec: &TextSpec, model: &StaticModel, vocabulary: &Vocabulary, quantizer: Option<&Quantizer>) -> Result<()> {
+    write_static(&RealVfs, &spec.output, &model.to_table()?, vocabulary, spec.element)?;
+    match quantizer {
+        None => Ok(()),
+        Some(quantizer) => replace_file(&RealVfs, &spec.output.join(QUANTIZER), |beside| {
+            quantizer.write(&RealVfs, beside, [0; 16]).map(drop)
+        }),
+    }
 }
 
 /// What is found for the queries of `test`, if there are any.
@@ -321,6 +310,24 @@ struct Stages<'a> {
 impl Stages<'_> {
     fn done(&mut self, stage: &'static str, began: Instant, epochs: Vec<crate::train::Epoch>) {
         self.report.stages.push(StageReport { stage, seconds: seconds(began), gflops: 0.0, epochs });
+    }
+
+    /// All that are asked for. `test` is measured before stage 2, too.
+    fn all(
+        &mut self,
+        start: &StaticModel,
+        lessons: TextLessons<'_>,
+        test: &[Example],
+    ) -> Result<(StaticModel, Option<Quantizer>)> {
+        let (spec, watch) = (self.spec, self.watch);
+        let model = self.alone(start, lessons)?;
+        let (Some(codes), Some(examples)) = (&spec.codes, lessons.pairs) else { return Ok((model, None)) };
+        let lists = if codes.lists == 0 { auto_lists(examples.documents.len() as u64) } else { codes.lists };
+        let (model, quantizer) = self.codes(model, examples, &CodeTraining { lists, ..codes.clone() })?;
+        let Some(settings) = &spec.dense else { return Ok((model, Some(quantizer))) };
+        self.report.before = found(&model, examples, test, Some(&quantizer), spec, watch)?;
+        let (model, quantizer) = self.dense(model, quantizer, examples, settings)?;
+        Ok((model, Some(quantizer)))
     }
 
     /// The encoder alone.
