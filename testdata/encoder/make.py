@@ -131,7 +131,7 @@ def main():
     np.save(work / "vectors.npy", np.concatenate(vectors))
     output = work / f"encoder-{arguments.seed}"
     subprocess.run([tools / "train-encoder", "--texts", work / "texts.txt", "--vectors", work / "vectors.npy",
-                    "--vocabulary", "16000", "--width", "96", "--table", "i8", "--epochs", "20", "--batch", "512",
+                    "--vocabulary", "16000", "--width", "96", "--table", "i8", "--epochs", "12", "--batch", "512",
                     "--rate", "0.03", "--dropout", "0.1", "--seed", str(arguments.seed), "--output", output,
                     *arguments.more], check=True)
     print("nDCG@10 {:.4f}, judged only {:.4f}".format(*measure(output, tools, work)))

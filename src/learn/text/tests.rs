@@ -72,7 +72,7 @@ fn all_stages_make_an_encoder_and_a_quantizer_that_belong_together() {
     assert!(index.verified[0] > 0.5 && index.candidates[1] > 0.6, "{quality:?}");
     assert!(report.stages.len() == 4 && report.texts_a_second[0] > 100.0);
     let encoder = Encoder::open(&whole.output).unwrap();
-    let quantizer = Quantizer::read(&RealVfs, &whole.output.join(QUANTIZER)).unwrap();
+    let quantizer = Quantizer::read(&RealVfs, &whole.output.join(QUANTIZER), None).unwrap();
     assert_eq!((encoder.dim(), quantizer.dim(), quantizer.dense_dim(), quantizer.code_dim()), (32, 32, 16, 16));
     assert!(learn_text(&whole, &Silent).unwrap_err().to_string().contains("name another folder"));
     let left: Vec<_> = dir.path().read_dir().unwrap().map(|e| e.unwrap().file_name()).collect();
