@@ -7,7 +7,7 @@
           short_description, supplier, price_cents, attributes; queries.tsv; docs_minilm_f16.npy, a row a product
 --teacher all-MiniLM-L6-v2 as a folder (model.safetensors, tokenizer.json, config.json)
 --tools   where the binaries encode-texts and train-encoder lie
---work    a folder for what lies between; the encoder is its subfolder `encoder-N`
+--work    a folder for what lies between; the encoder is its subfolder `encoder-N-2`
 
 What is taught: the products (title and short description, with the vectors of testdata/products), and the phrases of one to
 three words that occur most often in titles, descriptions, suppliers and attributes, with the vectors that the teacher gives
@@ -112,7 +112,6 @@ def main():
         parser.add_argument(f"--{name}", type=pathlib.Path, required=True)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--measure", type=pathlib.Path, help="only measure the encoder in this folder")
-    parser.add_argument("more", nargs="*", help="further arguments of train-encoder, after --")
     arguments = parser.parse_args()
     work, tools = arguments.work, arguments.tools
     work.mkdir(parents=True, exist_ok=True)
@@ -129,11 +128,16 @@ def main():
     (work / "texts.txt").write_text("\n".join(documents + short) + "\n", encoding="utf-8")
     vectors = [np.load(arguments.source / "docs_minilm_f16.npy"), np.load(work / "phrases.npy")]
     np.save(work / "vectors.npy", np.concatenate(vectors))
-    output = work / f"encoder-{arguments.seed}"
-    subprocess.run([tools / "train-encoder", "--texts", work / "texts.txt", "--vectors", work / "vectors.npy",
-                    "--vocabulary", "16000", "--width", "96", "--table", "i8", "--epochs", "12", "--batch", "512",
-                    "--rate", "0.03", "--dropout", "0.1", "--seed", str(arguments.seed), "--output", output,
-                    *arguments.more], check=True)
+    # Three passes, each with a learning rate that falls to zero; the later ones go on where the one before ended.
+    first = ["--vocabulary", "16000", "--width", "96", "--rate", "0.03", "--dropout", "0.1"]
+    later = ["--rate", "0.06", "--dropout", "0.05"]
+    output = None
+    for number, settings in enumerate([first, later, later]):
+        start = [] if output is None else ["--start", output]
+        output = work / f"encoder-{arguments.seed}-{number}"
+        subprocess.run([tools / "train-encoder", "--texts", work / "texts.txt", "--vectors", work / "vectors.npy",
+                        "--table", "i8", "--epochs", "12", "--batch", "512", "--seed", str(arguments.seed), "--threads", "1",
+                        "--output", output, *start, *settings], check=True)
     print("nDCG@10 {:.4f}, judged only {:.4f}".format(*measure(output, tools, work)))
 
 
