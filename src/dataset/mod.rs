@@ -48,6 +48,7 @@ pub mod split;
 pub mod synthetic;
 #[cfg(test)]
 mod tests;
+mod text_pairs;
 mod texts;
 mod truth;
 mod write;
@@ -60,6 +61,7 @@ pub use pairs::{Pair, read_pairs};
 pub use qrels::{Judgement, Naming, read_qrels};
 pub use run::RunWriter;
 pub use scalar::Scalar;
+pub use text_pairs::{TextPair, read_text_pairs};
 pub use texts::TextFile;
 pub use truth::Truth;
 pub use write::VectorWriter;

@@ -22,6 +22,8 @@ mod files;
 mod math;
 mod table;
 mod tokens;
+mod vocabulary;
+mod write;
 
 use std::path::{Path, PathBuf};
 
@@ -36,6 +38,8 @@ use files::Folder;
 use tokens::Tokens;
 
 pub use table::TokenTable;
+pub use vocabulary::Vocabulary;
+pub use write::{TableElement, write_static};
 
 /// Longest text that is taken, in bytes.
 pub const MAX_TEXT: usize = 1 << 20;

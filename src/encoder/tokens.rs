@@ -1,5 +1,7 @@
 //! Text to tokens, by the tokenizer of the model.
 
+use std::path::Path;
+
 use tokenizers::Tokenizer;
 
 use super::files::{Folder, TOKENIZER};
@@ -27,19 +29,10 @@ impl Tokens {
         asked: Option<usize>,
     ) -> Result<Tokens> {
         let path = folder.path(TOKENIZER);
-        let mut tokenizer = Tokenizer::from_bytes(folder.tokenizer())
-            .map_err(|e| Error::input(&path, "its JSON", format!("not a tokenizer: {e}")))?;
-        tokenizer.with_padding(None);
-        tokenizer.with_truncation(None).map_err(|e| Error::input(&path, "truncation", e.to_string()))?;
-        if let Some((token, &id)) = tokenizer.get_vocab(true).iter().max_by_key(|(_, id)| **id)
-            && id as usize >= rows
-        {
-            let place = format!("token {token:?}");
-            return Err(Error::input(
-                &path,
-                place,
-                format!("its number {id} is not below the {rows} rows of the weights"),
-            ));
+        let (tokenizer, size) = parse(folder.tokenizer(), &path)?;
+        if size > rows {
+            let place = format!("token number {}", size - 1);
+            return Err(Error::input(&path, place, format!("it is not below the {rows} rows of the weights")));
         }
         let special = |token: &str| {
             tokenizer.token_to_id(token).ok_or_else(|| {
@@ -54,6 +47,12 @@ impl Tokens {
             return Err(Error::params("max_tokens", reason));
         }
         Ok(Tokens { tokenizer, frame, max_tokens })
+    }
+
+    /// A tokenizer without a model, which wants no special tokens, and one more than its largest token.
+    pub(super) fn alone(json: &[u8], path: &Path, max_tokens: usize) -> Result<(Tokens, usize)> {
+        let (tokenizer, size) = parse(json, path)?;
+        Ok((Tokens { tokenizer, frame: None, max_tokens }, size))
     }
 
     pub(super) fn max_tokens(&self) -> usize {
@@ -76,6 +75,17 @@ impl Tokens {
             }
         })
     }
+}
+
+/// A tokenizer that neither pads nor cuts, and one more than its largest token.
+fn parse(json: &[u8], path: &Path) -> Result<(Tokenizer, usize)> {
+    let mut tokenizer =
+        Tokenizer::from_bytes(json).map_err(|e| Error::input(path, "its JSON", format!("not a tokenizer: {e}")))?;
+    tokenizer.with_padding(None);
+    tokenizer.with_truncation(None).map_err(|e| Error::input(path, "truncation", e.to_string()))?;
+    let most = tokenizer.get_vocab(true).values().max().copied();
+    let most = most.ok_or_else(|| Error::input(path, "its vocabulary", "it is empty"))?;
+    Ok((tokenizer, most as usize + 1))
 }
 
 /// The beginning of a text, at most `bytes` of it, cut between words where it can be.

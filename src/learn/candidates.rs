@@ -10,6 +10,8 @@ use crate::error::{Error, Result};
 use crate::quantizer::Quantizer;
 use crate::search::{OpenOptions, SearchParams, Searcher};
 use crate::train::{Candidates, Watch};
+#[cfg(feature = "text")]
+use crate::types::Metric;
 use crate::types::{Element, Key};
 use crate::vfs::RealVfs;
 
@@ -29,6 +31,19 @@ pub struct TemporaryIndex {
 #[derive(Debug)]
 struct Folder(PathBuf);
 
+impl Folder {
+    /// A new one beside `output`.
+    fn beside(output: &Path) -> Result<Folder> {
+        static NUMBER: AtomicU64 = AtomicU64::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let mut name = output.file_name().unwrap_or_default().to_os_string();
+        name.push(format!(".{}-{number}", std::process::id()));
+        let folder = Folder(output.with_file_name(name));
+        std::fs::create_dir_all(&folder.0).map_err(Error::io(&folder.0))?;
+        Ok(folder)
+    }
+}
+
 impl Drop for Folder {
     fn drop(&mut self) {
         // Nothing else can be done about a folder that cannot be removed.
@@ -42,23 +57,43 @@ impl TemporaryIndex {
     /// # Errors
     /// As [`build`].
     pub fn build(spec: &LearnSpec, quantizer: &Quantizer, watch: &dyn Watch) -> Result<TemporaryIndex> {
-        static NUMBER: AtomicU64 = AtomicU64::new(0);
-        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let mut name = spec.output.file_name().unwrap_or_default().to_os_string();
-        name.push(format!(".{}-{number}", std::process::id()));
-        let folder = Folder(spec.output.with_file_name(name));
-        std::fs::create_dir_all(&folder.0).map_err(Error::io(&folder.0))?;
+        let from = BuildSpec { column: spec.column.clone(), metric: spec.metric, ..BuildSpec::new(&spec.input, "") };
+        TemporaryIndex::build_from(from, Folder::beside(&spec.output)?, quantizer, spec.seed, watch)
+    }
+
+    /// Builds the index of documents in memory (n x d, of unit length, compared by cosine), beside the file or folder `output`.
+    ///
+    /// # Errors
+    /// As [`build`].
+    #[cfg(feature = "text")]
+    pub fn over(
+        documents: &ndarray::Array2<f32>,
+        quantizer: &Quantizer,
+        output: &Path,
+        seed: u64,
+        watch: &dyn Watch,
+    ) -> Result<TemporaryIndex> {
+        use crate::dataset::{Scalar, VectorWriter};
+        let folder = Folder::beside(output)?;
+        let input = folder.0.join("documents.npy");
+        let mut writer = VectorWriter::create(&input, Scalar::F32, documents.ncols())?;
+        writer.write(documents.as_slice().expect("C order"))?;
+        writer.finish()?;
+        let from = BuildSpec { metric: Metric::Cosine, ..BuildSpec::new(&input, "") };
+        TemporaryIndex::build_from(from, folder, quantizer, seed, watch)
+    }
+
+    fn build_from(
+        from: BuildSpec,
+        folder: Folder,
+        quantizer: &Quantizer,
+        seed: u64,
+        watch: &dyn Watch,
+    ) -> Result<TemporaryIndex> {
         let file = folder.0.join("quantizer.bg");
         quantizer.write(&RealVfs, &file, [0; 16])?;
         let dir = folder.0.join("index");
-        let build_spec = BuildSpec {
-            column: spec.column.clone(),
-            metric: spec.metric,
-            quantizer: Some(file),
-            dense: Element::F16,
-            seed: spec.seed,
-            ..BuildSpec::new(&spec.input, &dir)
-        };
+        let build_spec = BuildSpec { output: dir.clone(), quantizer: Some(file), dense: Element::F16, seed, ..from };
         build(&build_spec, watch)?;
         TemporaryIndex::open(&dir, folder)
     }

@@ -20,12 +20,17 @@ mod load;
 mod measure;
 mod report;
 mod route;
+#[cfg(feature = "text")]
+mod text;
 mod unify;
 
 pub use candidates::{TemporaryIndex, candidates};
 pub use load::{Loaded, load};
 pub use measure::{DEPTHS, Quality, TestSet};
 pub use report::{COLUMNS, Run, cell, group_title, groups, report_page};
+
+#[cfg(feature = "text")]
+pub use text::{QUANTIZER, TextQuality, TextReport, TextSpec, learn_text};
 
 use ndarray::Axis;
 use serde::Serialize;

@@ -7,6 +7,8 @@
 //! | [`train_router`] | which lists to probe, from queries and where their answers lie |
 //! | [`train_dense`] | heads of the dense vectors: on random negatives, or stage 2, on the candidates of the codes |
 //! | [`train_query_head`] | stage 3: one query head for fixed documents of both grains |
+//! | `train_text` | static text encoders, from pairs of texts or from a larger encoder's vectors (feature `text`) |
+//! | `train_codes_and_text` | stage 1 with the encoder in it: its token table learns what the codes can keep (feature `text`) |
 //!
 //! Below them: losses and straight-through codes with their gradients, trained heads, AdamW, samplers of batches, exact
 //! neighbours and ranks. [`crate::learn`] runs the stages one after the other.
@@ -28,11 +30,17 @@ mod optimiser;
 mod product;
 mod routing;
 mod soft;
+#[cfg(feature = "text")]
+mod sparse;
 #[cfg(test)]
 mod stress;
+#[cfg(feature = "text")]
+mod text;
 mod validate;
 
 pub use codes::{CodeTraining, Epoch, HeadChoice, Method, TrainedCodes, train_codes};
+#[cfg(feature = "text")]
+pub use codes::{CodesAndText, train_codes_and_text};
 pub use dense::{DenseTraining, TrainedHeads, train_dense, train_query_head};
 pub use examples::{Example, Examples};
 pub use kmeans::{FLAT_LISTS, Iterations, distortion, kmeans};
@@ -40,6 +48,11 @@ pub use locality::{Candidates, Sampling};
 pub use nearest::nearest;
 pub use product::{train_codebooks, train_opq};
 pub use routing::{RouterTraining, Routes, shares, train_router};
+#[cfg(feature = "text")]
+pub use text::{
+    Distillation, StaticModel, Teaching, TextExamples, TextLessons, TextTraining, Texts, inverse_frequencies,
+    train_text,
+};
 
 use ndarray::ArrayView2;
 use rayon::prelude::*;

@@ -2,12 +2,14 @@
 
 use ndarray::Array2;
 
+#[cfg(feature = "text")]
+use super::sparse::SparseParameter;
 use crate::error::{Error, Result};
 
-const BETA1: f32 = 0.9;
-const BETA2: f32 = 0.999;
+pub(super) const BETA1: f32 = 0.9;
+pub(super) const BETA2: f32 = 0.999;
 /// Far below any gradient that matters here: unit vectors and mean losses give elements of about 1e-5.
-const EPSILON: f32 = 1e-10;
+pub(super) const EPSILON: f32 = 1e-10;
 
 /// A loss may be high for this many steps: the start of training is bumpy.
 const PATIENT_STEPS: u64 = 20;
@@ -64,17 +66,46 @@ impl Schedule {
 
     /// One update of every parameter from its gradient, which is cleared. Returns the norm before it was clipped.
     pub(super) fn step(&self, step: u64, parameters: &mut [&mut Parameter]) -> f32 {
-        let square: f64 = parameters.iter().flat_map(|p| p.gradient.iter()).map(|&g| f64::from(g) * f64::from(g)).sum();
+        let square = squares(parameters);
+        let scale = self.scale(square);
+        self.update(step, scale, parameters);
+        square.sqrt() as f32
+    }
+
+    /// The same with a table, of which a step touches few rows.
+    #[cfg(feature = "text")]
+    pub(super) fn step_with(&self, step: u64, parameters: &mut [&mut Parameter], table: &mut SparseParameter) -> f32 {
+        let square = squares(parameters) + table.square();
+        let scale = self.scale(square);
+        self.update(step, scale, parameters);
+        table.update(scale, self.factor(step));
+        square.sqrt() as f32
+    }
+
+    /// What gradients of this squared norm are multiplied by.
+    fn scale(&self, square: f64) -> f32 {
         let norm = square.sqrt() as f32;
-        let scale = if norm > self.clip { self.clip / norm } else { 1.0 };
+        if norm > self.clip { self.clip / norm } else { 1.0 }
+    }
+
+    fn update(&self, step: u64, scale: f32, parameters: &mut [&mut Parameter]) {
         let factor = self.factor(step);
-        let count = (step + 1).min(i32::MAX as u64) as i32;
-        let (correct1, correct2) = (1.0 - BETA1.powi(count), 1.0 - BETA2.powi(count));
+        let (correct1, correct2) = corrections(step + 1);
         for parameter in parameters {
             parameter.update(scale, factor, correct1, correct2);
         }
-        norm
     }
+}
+
+/// Squared norm of all gradients together.
+fn squares(parameters: &[&mut Parameter]) -> f64 {
+    parameters.iter().flat_map(|p| p.gradient.iter()).map(|&g| f64::from(g) * f64::from(g)).sum()
+}
+
+/// What running means over `steps` steps, which start at zero, are divided by.
+pub(super) fn corrections(steps: u64) -> (f32, f32) {
+    let count = steps.min(i32::MAX as u64) as i32;
+    (1.0 - BETA1.powi(count), 1.0 - BETA2.powi(count))
 }
 
 /// Refuses a loss that is not finite, or so far above that of guessing among `columns` that it never comes back.

@@ -19,6 +19,8 @@
 //! With trained heads the rotation is folded into them: a query pays for one matrix, not two.
 
 mod checkpoint;
+#[cfg(feature = "text")]
+mod joint;
 mod model;
 mod negatives;
 mod settings;
@@ -26,6 +28,8 @@ mod start;
 #[cfg(test)]
 mod tests;
 
+#[cfg(feature = "text")]
+pub use joint::{CodesAndText, train_codes_and_text};
 pub use settings::{CodeTraining, HeadChoice, Method};
 
 use ndarray::{Array2, Axis};

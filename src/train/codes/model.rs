@@ -66,6 +66,23 @@ struct Forward {
     document_pass: Option<Pass>,
 }
 
+/// Which gradients [`Model::flow`] returns.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Wanted {
+    pub(super) queries: bool,
+    pub(super) documents: bool,
+}
+
+/// What a batch came to.
+#[derive(Debug)]
+pub(super) struct Flow {
+    pub(super) loss: f32,
+    /// The gradient at the queries, B x d.
+    pub(super) queries: Option<Array2<f32>>,
+    /// The gradient at the documents, columns x d; of no use where it was not wanted.
+    pub(super) documents: Array2<f32>,
+}
+
 impl Forward {
     fn queries(&self) -> &Array2<f32> {
         self.query_pass.as_ref().map_or(&self.query_input, |pass| &pass.output)
@@ -92,6 +109,29 @@ impl Model {
         let forward = self.forward(inputs, batch);
         let (q, v) = (forward.queries(), forward.documents());
         let lists: Vec<u32> = batch.columns.iter().map(|&c| inputs.lists[c as usize]).collect();
+        let targets = self.targets(inputs, batch);
+        let wanted = Wanted { queries: forward.query_pass.is_some(), documents: self.document_head.is_some() };
+        let flow = self.flow((q, v), &lists, batch, targets.as_ref(), wanted, used);
+        if let (Some(head), Some(pass)) = (&mut self.document_head, &forward.document_pass) {
+            head.backward(forward.document_input.view(), pass, flow.documents);
+        }
+        if let (Some(head), Some(pass), Some(dq)) = (&mut self.query_head, &forward.query_pass, flow.queries) {
+            head.backward(forward.query_input.view(), pass, dq);
+        }
+        flow.loss
+    }
+
+    /// Adds the gradients of lists and codes for one batch of queries `q` and documents `v` in lists `lists`; returns those at
+    /// the queries and documents for whoever made them.
+    pub(super) fn flow(
+        &mut self,
+        (q, v): (&Array2<f32>, &Array2<f32>),
+        lists: &[ListId],
+        batch: &Batch,
+        targets: Option<&Array2<f32>>,
+        wanted: Wanted,
+        used: &mut [u32],
+    ) -> Flow {
         let o = select(self.centroids.value.view(), lists.iter().copied());
         let u = v - &o;
         let mut z = o.clone();
@@ -100,18 +140,17 @@ impl Model {
             choice.chosen(m).iter().for_each(|&k| used[k as usize] += 1);
         }
 
-        let targets = self.targets(inputs, batch);
         let tau = self.loss.score_temperature;
         let offsets = choice.offsets(&self.offsets.value);
-        let (loss, g) = self.loss_of(q, &z, Some(&offsets), batch, targets.as_ref());
+        let (loss, g) = self.loss_of(q, &z, Some(&offsets), batch, targets);
         let at_sums: Vec<f32> = (g.sum_axis(Axis(0)) / tau).to_vec();
         let mut dz = Array2::zeros(z.dim());
         blocked::add_tn(&mut dz, 1.0 / tau, g.view(), q.view());
-        let mut dq = forward.query_pass.is_some().then(|| blocked::nn(g.view(), z.view()) / tau);
+        let mut dq = wanted.queries.then(|| blocked::nn(g.view(), z.view()) / tau);
         drop(g);
         let mut d_lists = Array2::zeros(o.dim());
         if self.loss.lists {
-            let (list_loss, mut g) = self.loss_of(q, &o, None, batch, targets.as_ref());
+            let (list_loss, mut g) = self.loss_of(q, &o, None, batch, targets);
             let weight = *self.list_weight.get_or_insert(if list_loss > 0.0 { loss / list_loss } else { 0.0 });
             g *= weight;
             blocked::add_tn(&mut d_lists, 1.0 / tau, g.view(), q.view());
@@ -120,7 +159,7 @@ impl Model {
             }
         }
 
-        let wants_u = self.document_head.is_some() || self.centroids.rate > 0.0;
+        let wants_u = wanted.documents || self.centroids.rate > 0.0;
         let mut du = Array2::zeros(if wants_u { u.dim() } else { (0, 0) });
         let book = Codebook { words: &self.words.value, offsets: &self.offsets.value };
         let gradients = Gradients {
@@ -131,18 +170,12 @@ impl Model {
         self.soft.backward(book, u.view(), choice, Upstream { decoded: dz.view(), offsets: &at_sums }, gradients);
         if self.centroids.rate > 0.0 {
             d_lists += &(&dz - &du);
-            for (row, &list) in d_lists.rows().into_iter().zip(&lists) {
+            for (row, &list) in d_lists.rows().into_iter().zip(lists) {
                 let mut target = self.centroids.gradient.row_mut(list as usize);
                 target += &row;
             }
         }
-        if let (Some(head), Some(pass)) = (&mut self.document_head, &forward.document_pass) {
-            head.backward(forward.document_input.view(), pass, du);
-        }
-        if let (Some(head), Some(pass), Some(dq)) = (&mut self.query_head, &forward.query_pass, dq) {
-            head.backward(forward.query_input.view(), pass, dq);
-        }
-        loss
+        Flow { loss, queries: dq, documents: du }
     }
 
     fn forward(&self, inputs: &Inputs<'_>, batch: &Batch) -> Forward {
