@@ -30,6 +30,7 @@
 //! | [`codes`] | inverted lists in memory and their scan |
 //! | [`dense`] | dense vectors on SSD: records, shards, four ways to read them, page cache, int8 tier |
 //! | [`train`] | k-means, product quantization, OPQ |
+//! | [`adapters`] | low-rank adapters of linear layers for several tasks; query encoders of several tasks over one index |
 //! | [`index`] | the manifest and the files it names, opened for search |
 //! | [`build`] | from files of vectors to an index, in bounded memory |
 //! | [`search`] | the query path |
@@ -72,6 +73,7 @@
 //!   condition is a comparison of 64 rows an instruction ([`attributes`]).
 //! - Under L2 the term of a row carries the squared error of its code ([`quantizer`]), which the plain estimate ignores.
 
+pub mod adapters;
 pub mod ads;
 pub mod attributes;
 pub mod build;

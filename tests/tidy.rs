@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The modules of the library, bottom to top: a module may use only those before it (`src/lib.rs` says why).
-const LAYERS: [&str; 27] = [
+const LAYERS: [&str; 28] = [
     "error",
     "types",
     "simd",
@@ -23,6 +23,7 @@ const LAYERS: [&str; 27] = [
     "codes",
     "dense",
     "train",
+    "adapters",
     "index",
     "build",
     "search",
