@@ -18,6 +18,7 @@ const LAYERS: [&str; 28] = [
     "topk",
     "linalg",
     "attributes",
+    "encoder",
     "heads",
     "quantizer",
     "codes",
