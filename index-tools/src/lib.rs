@@ -12,5 +12,6 @@ pub mod recipe;
 pub mod rows;
 pub mod shell;
 pub mod size;
+pub mod spread;
 pub mod table;
 pub mod training;

@@ -299,7 +299,7 @@ impl<'a> Training<'a> {
         if adapters.normalise {
             through_normalise(&pass.output, &norms, &mut dh);
         }
-        adapters.adapter.backward(identity.view(), x.view(), &rows, &pass, &dh);
+        adapters.adapter.backward(identity.view(), x.view(), &rows, &pass, &dh, false);
         (loss, batch.columns.len())
     }
 

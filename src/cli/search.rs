@@ -3,11 +3,15 @@
 use std::io::{BufWriter, Write};
 use std::path::PathBuf;
 
+use bigrain::adapters::QueryAdapters;
 use bigrain::dataset::VectorFile;
 use bigrain::dense::{Store, Tier};
 use bigrain::error::{Error, Result};
+use bigrain::heads::Head;
 use bigrain::search::{Hit, OpenOptions, SearchParams, SearchStats, Searcher};
+use bigrain::vfs::RealVfs;
 use clap::Args;
+use ndarray::ArrayView2;
 use serde_json::{Map, Value, json};
 
 use super::printed;
@@ -31,6 +35,12 @@ pub(super) struct Options {
     /// One query, its numbers separated by commas: "0.1,0.2,..."
     #[arg(long, value_name = "NUMBERS", allow_hyphen_values = true)]
     vector: Option<String>,
+    /// Query encoders by task, as train-adapters wrote them
+    #[arg(long, value_name = "FILE", requires = "task")]
+    adapters: Option<PathBuf>,
+    /// Task that the queries are of, by name
+    #[arg(long, value_name = "NAME", requires = "adapters")]
+    task: Option<String>,
     /// Hits a query
     #[arg(short = 'k', long, value_name = "N", default_value_t = 10, value_parser = positive)]
     k: usize,
@@ -88,9 +98,13 @@ pub(super) fn run(options: &Options) -> Result<()> {
         sparse_weight: options.sparse_weight,
         ..SearchParams::default()
     };
+    let map = task_map(options, searcher.dim())?;
     let mut out = BufWriter::new(std::io::stdout().lock());
     match (&options.vector, &options.queries) {
-        (Some(text), _) => print(options, &searcher, &params, 0, &parse_vector(text)?, &mut out)?,
+        (Some(text), _) => {
+            let query = mapped(map.as_ref(), parse_vector(text)?, searcher.dim())?;
+            print(options, &searcher, &params, 0, &query, &mut out)?;
+        }
         (None, Some(path)) => {
             let mut file = VectorFile::open(path, options.column.as_deref())?;
             let mut start = 0;
@@ -101,6 +115,7 @@ pub(super) fn run(options: &Options) -> Result<()> {
                 if file.dim() != searcher.dim() {
                     return Err(Error::mismatch("dimension of the queries", searcher.dim(), file.dim()));
                 }
+                let queries = mapped(map.as_ref(), queries, searcher.dim())?;
                 print(options, &searcher, &params, start, &queries, &mut out)?;
                 start += rows;
             }
@@ -116,6 +131,24 @@ fn parse_vector(text: &str) -> Result<Vec<f32>> {
         part.parse().map_err(|_| Error::params("vector", format!("{part:?} is not a number; give 0.1,0.2,...")))
     };
     text.trim().trim_start_matches('[').trim_end_matches(']').split(',').map(number).collect()
+}
+
+/// The map of the task that the queries are of, if one was named.
+fn task_map(options: &Options, dim: usize) -> Result<Option<Head>> {
+    let (Some(path), Some(task)) = (&options.adapters, &options.task) else { return Ok(None) };
+    let adapters = QueryAdapters::load(&RealVfs, path)?;
+    if adapters.dim() != dim {
+        return Err(Error::mismatch(format!("dimension of the adapters in {}", path.display()), dim, adapters.dim()));
+    }
+    adapters.merge(task).map(Some)
+}
+
+/// The queries (n x dim), mapped where there is a map.
+fn mapped(map: Option<&Head>, queries: Vec<f32>, dim: usize) -> Result<Vec<f32>> {
+    let Some(map) = map else { return Ok(queries) };
+    let rows = ArrayView2::from_shape((queries.len() / dim, dim), &queries);
+    let rows = rows.map_err(|_| Error::mismatch("dimension of the query", dim, queries.len()))?;
+    Ok(map.apply_rows(rows).into_raw_vec_and_offset().0)
 }
 
 /// Searches `queries` (their first has the number `first`) and prints the answers.

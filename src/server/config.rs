@@ -26,7 +26,7 @@ use crate::error::{Error, Result};
 pub const DEFAULTS: &str = include_str!("../../config/server.toml");
 
 /// Settings whose values are paths: in a file they are relative to the folder of that file.
-const PATHS: [&str; 7] = [
+const PATHS: [&str; 8] = [
     "known_queries.texts",
     "known_queries.vectors",
     "auth.keys_file",
@@ -34,6 +34,7 @@ const PATHS: [&str; 7] = [
     "tls.key",
     "ads.state",
     "ads.versions",
+    "encoder.adapters",
 ];
 
 /// Everything that can be set; `config/server.toml` explains each key.
@@ -53,6 +54,7 @@ pub struct ServerConfig {
     pub log: LogSection,
     pub slow_log: SlowLogSection,
     pub known_queries: KnownQueriesSection,
+    pub encoder: EncoderSection,
 }
 
 /// `[server]`.
@@ -154,6 +156,14 @@ pub struct Workers {
 pub struct KnownQueriesSection {
     pub texts: PathBuf,
     pub vectors: PathBuf,
+}
+
+/// `[encoder]`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[allow(missing_docs)]
+pub struct EncoderSection {
+    pub adapters: PathBuf,
 }
 
 impl Default for ServerConfig {

@@ -9,6 +9,7 @@ use super::api::{BlockRequest, DiversityRequest, Dtype, Effort, Eligibility, Que
 use super::config::ServerConfig;
 use super::known::KnownQueries;
 use super::problem::Problem;
+use super::tasks::TaskMaps;
 use crate::ads::{AdQuery, Block, CapBy, Diversity, RankBy, Ranking};
 use crate::dataset::Scalar;
 use crate::index::Calibration;
@@ -38,6 +39,7 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
 pub(super) struct Rules<'a> {
     pub(super) config: &'a ServerConfig,
     pub(super) known: &'a KnownQueries,
+    pub(super) tasks: &'a TaskMaps,
     pub(super) dim: usize,
     pub(super) metric: Metric,
     /// What recall targets are met by.
@@ -170,7 +172,11 @@ impl Rules<'_> {
         let (allow_partial, with_fields) = (flag(request.allow_partial), flag(request.with_fields));
         let (explain, stats) = (flag(request.explain), flag(request.stats));
         let several = request.vectors.is_some();
-        let queries = self.queries(request)?;
+        let task = request.task.take();
+        let mut queries = self.queries(request)?;
+        if let Some(task) = task {
+            self.tasks.map(&task, &mut queries)?;
+        }
         let params = self.params(effort, limit + offset, deadline)?;
         let vectors = Vec::new();
         let ad = AdQuery { vectors, params, limit, offset, filter, serving, block, ranking };

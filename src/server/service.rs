@@ -28,6 +28,7 @@ use super::platform::Platform;
 use super::pool::{Job, Lost, Pending, Pool};
 use super::problem::Problem;
 use super::status::{LiveState, RecallEstimate, Status};
+use super::tasks::TaskMaps;
 use super::trail::{Step, Trail};
 use crate::ads::{Collection, Estimate, OnlineRecall, Pinned};
 use crate::attributes::Attribute;
@@ -47,6 +48,8 @@ pub struct Service {
     pub(super) config: ServerConfig,
     pub(super) collection: Arc<Collection>,
     pub(super) known: KnownQueries,
+    /// Query encoders by task.
+    pub(super) tasks: TaskMaps,
     pub(super) recall: Option<OnlineRecall>,
     pub(super) pool: Pool<WorkerState>,
     pub(super) metrics: Metrics,
@@ -95,6 +98,7 @@ impl Service {
             true => KnownQueries::default(),
             false => KnownQueries::load(&files.texts, &files.vectors, active.searcher.dim())?,
         };
+        let tasks = TaskMaps::load(&config.encoder, active.searcher.dim())?;
         let threads = match config.workers.threads {
             0 => std::thread::available_parallelism().map_or(1, usize::from),
             threads => threads,
@@ -115,7 +119,19 @@ impl Service {
         let since_epoch = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
         let run = since_epoch.as_nanos() as u32 ^ std::process::id();
         let (metrics, draining, requests) = Default::default();
-        Ok(Arc::new(Service { config, collection, known, recall, pool, metrics, platform, draining, run, requests }))
+        Ok(Arc::new(Service {
+            config,
+            collection,
+            known,
+            tasks,
+            recall,
+            pool,
+            metrics,
+            platform,
+            draining,
+            run,
+            requests,
+        }))
     }
 
     /// The settings in force.
@@ -223,6 +239,7 @@ impl Service {
             memory_bytes: pinned.version.memory_bytes(),
             notes: searcher.notes(),
             known_queries: self.known.texts().len(),
+            tasks: self.tasks.names(),
             limits: self.limits(),
         })
     }

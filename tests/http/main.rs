@@ -8,5 +8,6 @@ mod client;
 mod faults;
 mod fixture;
 mod overload;
+mod tasks;
 mod tls;
 mod watching;

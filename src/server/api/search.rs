@@ -20,6 +20,8 @@ pub(in crate::server) struct SearchRequest {
     pub(in crate::server) dtype: Option<Dtype>,
     /// One of the known query texts.
     pub(in crate::server) text: Option<String>,
+    /// Which of the tasks of the query encoder the query is of; its map is laid over every query vector. None: vectors as they are.
+    pub(in crate::server) task: Option<String>,
     /// "More like this": the key of a row, which itself is left out of the hits.
     pub(in crate::server) key: Option<u64>,
     /// Several queries, each with a weight: one answer, in which an ad's relevance is the best that any of them gives it.
@@ -153,6 +155,7 @@ pub(in crate::server) enum Dtype {
 #[serde(deny_unknown_fields)]
 pub(in crate::server) struct BatchRequest {
     pub(in crate::server) queries: Vec<SearchRequest>,
+    task: Option<String>,
     #[schema(value_type = Option<FilterSchema>)]
     filter: Option<Filter>,
     eligibility: Option<Eligibility>,
@@ -177,6 +180,8 @@ pub(in crate::server) struct BatchRequest {
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(in crate::server) struct NpyParams {
+    /// As in a search.
+    task: Option<String>,
     limit: Option<u64>,
     offset: Option<u64>,
     nprobe: Option<u64>,
@@ -194,6 +199,7 @@ impl BatchRequest {
     /// The queries, each with what it left out.
     pub(in crate::server) fn into_queries(self) -> Vec<SearchRequest> {
         let fill = |query: SearchRequest| SearchRequest {
+            task: query.task.or_else(|| self.task.clone()),
             filter: query.filter.or_else(|| self.filter.clone()),
             eligibility: query.eligibility.or(self.eligibility),
             min_relevance: query.min_relevance.or(self.min_relevance),
@@ -221,6 +227,7 @@ impl NpyParams {
     pub(in crate::server) fn request(&self, vector: Vec<f32>) -> SearchRequest {
         SearchRequest {
             vector: Some(vector),
+            task: self.task.clone(),
             limit: self.limit,
             offset: self.offset,
             params: Some(Effort {
@@ -356,6 +363,8 @@ pub(in crate::server) struct CollectionAnswer<'a> {
     pub(in crate::server) memory_bytes: u64,
     pub(in crate::server) notes: &'a [String],
     pub(in crate::server) known_queries: usize,
+    /// Tasks that a search may name.
+    pub(in crate::server) tasks: &'a [String],
     pub(in crate::server) limits: LimitsAnswer,
 }
 
