@@ -5,6 +5,8 @@
 pub mod ads;
 pub mod baseline;
 pub mod frontier;
+#[cfg(feature = "text")]
+pub mod labelled;
 pub mod like;
 pub mod load;
 pub mod progress;

@@ -18,6 +18,8 @@ pub struct Quality {
     /// The one that counts: rank correlation of values; F1 where the rarer of two classes has less than a quarter of the
     /// rows, for which accuracy says little; else accuracy.
     pub score: f32,
+    /// Which of them that is.
+    pub measure: &'static str,
 }
 
 impl Quality {
@@ -26,7 +28,8 @@ impl Quality {
         let rows = labels.len();
         let Target::Classes(classes) = target else {
             let correlation = spearman(answers, labels);
-            return Quality { rows, spearman: Some(correlation), score: correlation, ..Quality::default() };
+            let measure = "rank corr.";
+            return Quality { rows, spearman: Some(correlation), score: correlation, measure, ..Quality::default() };
         };
         let right = answers.iter().zip(labels).filter(|(a, l)| a == l).count();
         let accuracy = right as f32 / rows.max(1) as f32;
@@ -38,8 +41,8 @@ impl Quality {
             let each = (0..classes.len()).map(|class| f1(answers, labels, class as f32));
             (each.sum::<f32>() / classes.len() as f32, false)
         };
-        let score = if rare { f1 } else { accuracy };
-        Quality { rows, accuracy: Some(accuracy), f1: Some(f1), spearman: None, score }
+        let (score, measure) = if rare { (f1, "F1") } else { (accuracy, "accuracy") };
+        Quality { rows, accuracy: Some(accuracy), f1: Some(f1), spearman: None, score, measure }
     }
 }
 

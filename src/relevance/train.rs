@@ -327,3 +327,117 @@ fn task_loss(target: &Target, labels: &[f32], outputs: &mut Array2<f32>) -> f32 
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::adapters::Method;
+    use crate::linalg::normalise;
+    use crate::train::Silent;
+
+    const DIM: usize = 8;
+
+    fn vectors() -> Array2<f32> {
+        let mut rng = Rng::new(1);
+        let mut x = Array2::from_shape_fn((600, DIM), |_| rng.normal());
+        x.rows_mut().into_iter().for_each(|mut row| {
+            normalise(row.as_slice_mut().unwrap());
+        });
+        x
+    }
+
+    /// Tasks about the signs of single elements, which contradict each other, and one about a value of pairs.
+    fn tasks(x: &Array2<f32>) -> Vec<RelevanceTask> {
+        let rows =
+            |range: std::ops::Range<u32>, label: &dyn Fn(usize) -> Row| range.map(|a| label(a as usize)).collect();
+        let sign = |element: usize, flip: bool| {
+            let label = move |a: usize| {
+                let positive = (x[[a, element]] > 0.0) != flip;
+                Row { a: a as u32, b: None, label: f32::from(u8::from(positive)) }
+            };
+            let target = Target::Classes(vec!["0".into(), "1".into()]);
+            let (train, valid) = (rows(0..500, &label), rows(500..600, &label));
+            RelevanceTask { name: format!("sign-{element}-{flip}"), target, train, valid }
+        };
+        let closeness = |a: usize| {
+            let b = (a * 7 + 1) % 600;
+            Row { a: a as u32, b: Some(b as u32), label: 3.0 + 2.0 * x.row(a).dot(&x.row(b)) }
+        };
+        let target = Target::Value { mean: 3.0, deviation: 0.7 };
+        let (train, valid) = (rows(0..500, &closeness), rows(500..600, &closeness));
+        let close = RelevanceTask { name: "close".into(), target, train, valid };
+        vec![sign(0, false), sign(0, true), sign(3, false), close]
+    }
+
+    fn settings() -> RelevanceTraining {
+        let widths = vec![16, 16];
+        RelevanceTraining { widths, epochs: 25, batch: 64, rate: 1e-2, patience: 25, ..RelevanceTraining::default() }
+    }
+
+    fn trunk(x: &Array2<f32>) -> RelevanceModel {
+        pretrain(x.view(), &tasks(x), &RelevanceTraining { epochs: 2, ..settings() }, &Silent).unwrap().0
+    }
+
+    #[test]
+    fn adapters_learn_what_outputs_alone_cannot_and_the_trunk_stays() {
+        let x = vectors();
+        let start = trunk(&x);
+        assert_eq!(start.tasks().names(), ["matched", "source"]);
+        let best = |shape| {
+            let (model, curve) = train_relevance(&start, x.view(), &tasks(&x), shape, &settings(), &Silent).unwrap();
+            for (layer, before) in model.network.trunk.iter().zip(&start.network.trunk) {
+                assert_eq!(layer.weight.value, before.weight.value);
+                assert_eq!(layer.bias.value, before.bias.value);
+            }
+            curve.iter().map(RelevanceEpoch::mean).fold(0.0, f32::max)
+        };
+        let none = best(None);
+        for method in Method::ALL {
+            let shape = AdapterShape { method, rank: 4, alpha: 8.0, ups: 2, temperature: 0.5 };
+            let adapted = best(Some(shape));
+            assert!(adapted > none + 0.02 && adapted > 0.85, "{method}: {adapted}, outputs alone {none}");
+        }
+    }
+
+    #[test]
+    fn training_is_the_same_from_the_same_seed_at_any_number_of_threads() {
+        let x = vectors();
+        let run = |threads| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            pool.install(|| {
+                let settings = RelevanceTraining { epochs: 2, ..settings() };
+                let shape = Some(AdapterShape::default());
+                train_relevance(&trunk(&x), x.view(), &tasks(&x), shape, &settings, &Silent).unwrap().1
+            })
+        };
+        assert_eq!(run(1), run(3));
+    }
+
+    #[test]
+    fn bad_input_is_refused_with_its_name() {
+        let x = vectors();
+        let start = trunk(&x);
+        let refused = |change: fn(&mut Vec<RelevanceTask>, &mut RelevanceTraining)| {
+            let (mut tasks, mut settings) = (tasks(&x), settings());
+            change(&mut tasks, &mut settings);
+            train_relevance(&start, x.view(), &tasks, None, &settings, &Silent).unwrap_err().to_string()
+        };
+        assert!(refused(|tasks, _| tasks[1].train[3].a = 600).contains("\"sign-0-true\": text 600"));
+        assert!(refused(|tasks, _| tasks[3].valid[3].b = Some(700)).contains("Some(700) does not exist"));
+        assert!(refused(|tasks, _| tasks[0].train[0].label = 2.0).contains("the label 2 is no class"));
+        assert!(refused(|tasks, _| tasks[3].train[0].label = f32::NAN).contains("label NaN"));
+        assert!(refused(|tasks, _| tasks[0].target = Target::Classes(vec!["0".into()])).contains("two or more"));
+        assert!(refused(|tasks, _| tasks[2].train.clear()).contains("it needs rows to train on"));
+        assert!(refused(|tasks, _| tasks[1].name = "close".into()).contains("repeated"));
+        assert!(refused(|_, settings| settings.epochs = 0).contains("invalid epochs: 0"));
+        assert!(refused(|_, settings| settings.widths.clear()).contains("invalid widths: []"));
+        assert!(refused(|_, settings| settings.rate = f32::INFINITY).contains("invalid rate: inf"));
+        let alone = &tasks(&x)[..1];
+        let message = pretrain(x.view(), alone, &settings(), &Silent).unwrap_err().to_string();
+        assert!(message.contains("nothing to learn"), "{message}");
+        let narrow = x.slice(ndarray::s![.., ..4]).to_owned();
+        let message =
+            train_relevance(&start, narrow.view(), &tasks(&x), None, &settings(), &Silent).unwrap_err().to_string();
+        assert!(message.contains("expected 8, found 4"), "{message}");
+    }
+}
