@@ -160,15 +160,14 @@ fn divide(lines: &[Line], caps: Caps) -> [Vec<&Line>; 3] {
             _ => test.push(line),
         }
     }
-    let capped = |mut lines: Vec<&'_ Line>, cap: usize| {
-        // By other bits than those that chose the part.
-        lines.sort_by_key(|line| (line.hash.rotate_left(32), line.number));
-        lines.truncate(cap);
-        lines
-    };
-    // The closure would tie the three to one lifetime of its own.
-    let parts = [(train, caps.train), (valid, caps.valid), (test, caps.test)];
-    parts.map(|(lines, cap)| capped(lines, cap))
+    [(train, caps.train), (valid, caps.valid), (test, caps.test)].map(|(lines, cap)| capped(lines, cap))
+}
+
+/// Some of the lines, by other bits of the hash than those that chose the part.
+fn capped(mut lines: Vec<&Line>, cap: usize) -> Vec<&Line> {
+    lines.sort_by_key(|line| (line.hash.rotate_left(32), line.number));
+    lines.truncate(cap);
+    lines
 }
 
 /// All labels, numbers in their order.
