@@ -213,7 +213,7 @@ fn read(arguments: &Arguments) -> Result<Data> {
         (rows, dim) = (rows + part.nrows(), part.ncols());
         documents.push(part);
     }
-    let views: Vec<_> = documents.iter().map(Array2::view).collect();
+    let views: Vec<_> = documents.iter().map(|part| part.view()).collect();
     let documents = ndarray::concatenate(ndarray::Axis(0), &views)
         .map_err(|_| Error::input(path, "documents", "there are none; name at least one file of vectors"))?;
     let (mut tasks, mut reported) = (Vec::new(), Vec::new());

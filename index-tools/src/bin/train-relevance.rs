@@ -141,7 +141,10 @@ impl FromStr for Adapted {
 
 impl std::fmt::Display for Adapted {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        self.0.map_or_else(|| f.write_str("none"), |method| method.fmt(f))
+        match self.0 {
+            Some(method) => method.fmt(f),
+            None => f.write_str("none"),
+        }
     }
 }
 
