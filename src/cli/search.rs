@@ -1,22 +1,22 @@
 //! `bigrain search`: queries from a file or from the command line, answered without a server.
 
+use std::collections::HashMap;
 use std::io::{BufWriter, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use bigrain::adapters::QueryAdapters;
 use bigrain::dataset::VectorFile;
 use bigrain::dense::{Store, Tier};
 use bigrain::error::{Error, Result};
-use bigrain::heads::Head;
 use bigrain::search::{Hit, OpenOptions, SearchParams, SearchStats, Searcher};
-use bigrain::vfs::RealVfs;
 use clap::Args;
-use ndarray::ArrayView2;
 use serde_json::{Map, Value, json};
 
 use super::printed;
 use super::table::{Line, table};
+use super::task::{Task, TaskOptions};
 
+/// Codes among which those of hits are looked for, to explain them.
+const EXPLAINED: usize = 100_000;
 /// Queries read and searched at a time: enough for all cores, little memory.
 const CHUNK: u64 = 1024;
 
@@ -27,7 +27,7 @@ pub(super) struct Options {
     #[arg(long, value_name = "DIR")]
     index: PathBuf,
     /// Query vectors: .npy .fbin .u8bin .i8bin .fvecs .bvecs .parquet, or IDX
-    #[arg(long, value_name = "VECTORS", required_unless_present = "vector", conflicts_with = "vector")]
+    #[arg(long, value_name = "VECTORS", required_unless_present_any = ["vector", "text"], conflicts_with_all = ["vector", "text"])]
     queries: Option<PathBuf>,
     /// Column of a Parquet file of queries
     #[arg(long, requires = "queries")]
@@ -35,12 +35,14 @@ pub(super) struct Options {
     /// One query, its numbers separated by commas: "0.1,0.2,..."
     #[arg(long, value_name = "NUMBERS", allow_hyphen_values = true)]
     vector: Option<String>,
-    /// Query encoders by task, as train-adapters wrote them
-    #[arg(long, value_name = "FILE", requires = "task")]
-    adapters: Option<PathBuf>,
-    /// Task that the queries are of, by name
-    #[arg(long, value_name = "NAME", requires = "adapters")]
-    task: Option<String>,
+    /// One query in words
+    #[arg(long, value_name = "TEXT", conflicts_with = "vector")]
+    text: Option<String>,
+    /// Folder of the text encoder [default: the one that the index was built with]
+    #[arg(long, value_name = "DIR", requires = "text")]
+    encoder: Option<PathBuf>,
+    #[command(flatten)]
+    task: TaskOptions,
     /// Hits a query
     #[arg(short = 'k', long, value_name = "N", default_value_t = 10, value_parser = positive)]
     k: usize,
@@ -71,6 +73,10 @@ pub(super) struct Options {
     /// What is kept in memory of every dense vector, to score candidates without a read: none or int8
     #[arg(long, value_name = "TIER", default_value_t = Tier::None)]
     dense_tier: Tier,
+    /// Say of each hit where it was found: its list, how many lists are more promising, the score of its code (of the best hundred
+    /// thousand) and of its dense vector
+    #[arg(long)]
+    explain: bool,
     /// Print one JSON object a query
     #[arg(long)]
     json: bool,
@@ -98,14 +104,15 @@ pub(super) fn run(options: &Options) -> Result<()> {
         sparse_weight: options.sparse_weight,
         ..SearchParams::default()
     };
-    let map = task_map(options, searcher.dim())?;
+    let task = options.task.open(searcher.dim())?;
     let mut out = BufWriter::new(std::io::stdout().lock());
-    match (&options.vector, &options.queries) {
-        (Some(text), _) => {
-            let query = mapped(map.as_ref(), parse_vector(text)?, searcher.dim())?;
-            print(options, &searcher, &params, 0, &query, &mut out)?;
+    match (&options.vector, &options.text, &options.queries) {
+        (Some(text), ..) => print(options, &task, &searcher, &params, 0, &parse_vector(text)?, &mut out)?,
+        (None, Some(text), _) => {
+            let vector = encode(&searcher, options.encoder.as_deref(), text)?;
+            print(options, &task, &searcher, &params, 0, &vector, &mut out)?;
         }
-        (None, Some(path)) => {
+        (None, None, Some(path)) => {
             let mut file = VectorFile::open(path, options.column.as_deref())?;
             let mut start = 0;
             while start < file.rows() {
@@ -115,14 +122,22 @@ pub(super) fn run(options: &Options) -> Result<()> {
                 if file.dim() != searcher.dim() {
                     return Err(Error::mismatch("dimension of the queries", searcher.dim(), file.dim()));
                 }
-                let queries = mapped(map.as_ref(), queries, searcher.dim())?;
-                print(options, &searcher, &params, start, &queries, &mut out)?;
+                print(options, &task, &searcher, &params, start, &queries, &mut out)?;
                 start += rows;
             }
         }
-        (None, None) => unreachable!("clap asks for one of them"),
+        (None, None, None) => unreachable!("clap asks for one of them"),
     }
     printed(out.flush())
+}
+
+/// The vector of a text by the encoder in a folder, or by that of the index.
+fn encode(searcher: &Searcher, folder: Option<&Path>, text: &str) -> Result<Vec<f32>> {
+    let (encoder, notes) = searcher.index().manifest().open_encoder(folder)?;
+    notes.iter().for_each(|note| eprintln!("note: {note}"));
+    let none =
+        || Error::params("text", "the index was not built from texts; give the folder of an encoder by --encoder");
+    encoder.ok_or_else(none)?.encode_one(text)
 }
 
 fn parse_vector(text: &str) -> Result<Vec<f32>> {
@@ -133,27 +148,10 @@ fn parse_vector(text: &str) -> Result<Vec<f32>> {
     text.trim().trim_start_matches('[').trim_end_matches(']').split(',').map(number).collect()
 }
 
-/// The map of the task that the queries are of, if one was named.
-fn task_map(options: &Options, dim: usize) -> Result<Option<Head>> {
-    let (Some(path), Some(task)) = (&options.adapters, &options.task) else { return Ok(None) };
-    let adapters = QueryAdapters::load(&RealVfs, path)?;
-    if adapters.dim() != dim {
-        return Err(Error::mismatch(format!("dimension of the adapters in {}", path.display()), dim, adapters.dim()));
-    }
-    adapters.merge(task).map(Some)
-}
-
-/// The queries (n x dim), mapped where there is a map.
-fn mapped(map: Option<&Head>, queries: Vec<f32>, dim: usize) -> Result<Vec<f32>> {
-    let Some(map) = map else { return Ok(queries) };
-    let rows = ArrayView2::from_shape((queries.len() / dim, dim), &queries);
-    let rows = rows.map_err(|_| Error::mismatch("dimension of the query", dim, queries.len()))?;
-    Ok(map.apply_rows(rows).into_raw_vec_and_offset().0)
-}
-
 /// Searches `queries` (their first has the number `first`) and prints the answers.
 fn print(
     options: &Options,
+    task: &Task,
     searcher: &Searcher,
     params: &SearchParams,
     first: u64,
@@ -163,9 +161,15 @@ fn print(
     if options.vector.is_some() && queries.len() != searcher.dim() {
         return Err(Error::mismatch("dimension of the query", searcher.dim(), queries.len()));
     }
-    for (number, (hits, stats)) in searcher.search_batch(queries, params)?.iter().enumerate() {
-        let number = first + number as u64;
-        let lines = hits.iter().map(|hit| line(searcher, hit)).collect::<Result<Vec<_>>>()?;
+    let mapped = task.mapped(queries, searcher.dim())?;
+    let answers = searcher.search_batch(&mapped, params)?;
+    let asked = queries.chunks(searcher.dim()).zip(mapped.chunks(searcher.dim()));
+    for ((number, (query, mapped)), (hits, stats)) in (first..).zip(asked).zip(&answers) {
+        let hits = task.ordered(searcher, query, hits)?;
+        let mut lines = hits.iter().map(|hit| line(searcher, hit)).collect::<Result<Vec<_>>>()?;
+        if options.explain {
+            explain(searcher, params, mapped, &hits, &mut lines)?;
+        }
         let text = if options.json { json_line(number, &lines, stats) } else { people(number, &lines, stats) };
         printed(out.write_all(text.as_bytes()))?;
     }
@@ -178,13 +182,42 @@ pub(super) fn line(searcher: &Searcher, hit: &Hit) -> Result<Line> {
         Some(Ok(Value::Object(fields))) => fields,
         _ => Map::new(),
     };
-    Ok(Line { key: hit.key, score: hit.score, fields })
+    Ok(Line { key: hit.key, score: hit.score, fields, found: Map::new() })
+}
+
+/// Notes at the lines where their hits were found: lists as the query ranks them, codes as a scan of these lists scores them.
+fn explain(searcher: &Searcher, params: &SearchParams, query: &[f32], hits: &[Hit], lines: &mut [Line]) -> Result<()> {
+    let mut scratch = searcher.scratch();
+    let ranks = searcher.list_ranks(query, &mut scratch)?;
+    let rank = |hit: &Hit| ranks[searcher.list_of(hit.row) as usize];
+    let nprobe = hits.iter().map(rank).max().unwrap_or(0) + 1;
+    let scan = SearchParams { k: params.k, nprobe, candidates: EXPLAINED, ..SearchParams::default() };
+    let mut scanned = Vec::new();
+    searcher.candidates(query, &scan, &mut scratch, &mut scanned)?;
+    let codes: HashMap<u32, f32> = scanned.into_iter().collect();
+    let shown = |score: f32| (f64::from(score) * 1e4).round() / 1e4;
+    for (hit, line) in hits.iter().zip(lines) {
+        let code = codes.get(&hit.row).copied();
+        // Without the code's share of a mixed score nobody can tell the rest.
+        let share = if params.sparse_weight > 0.0 { code.map(|code| params.sparse_weight * code) } else { Some(0.0) };
+        let dense = share.map(|share| hit.score - share);
+        let found = json!({
+            "list": searcher.list_of(hit.row), "list_rank": rank(hit), "code_score": code.map(shown), "dense_score": dense.map(shown),
+        });
+        line.found = found.as_object().cloned().unwrap_or_default();
+    }
+    Ok(())
 }
 
 fn json_line(number: u64, lines: &[Line], stats: &SearchStats) -> String {
-    let hit = |line: &Line| match line.fields.is_empty() {
-        true => json!({"key": line.key, "score": line.score}),
-        false => json!({"key": line.key, "score": line.score, "fields": line.fields}),
+    let hit = |line: &Line| {
+        let mut hit = json!({"key": line.key, "score": line.score});
+        for (name, map) in [("explain", &line.found), ("fields", &line.fields)] {
+            if !map.is_empty() {
+                hit[name] = json!(map);
+            }
+        }
+        hit
     };
     let hits: Vec<Value> = lines.iter().map(hit).collect();
     format!("{}\n", json!({"query": number, "hits": hits, "stats": stats}))

@@ -20,13 +20,15 @@ use super::telemetry::LogSection;
 use super::tls::TlsSection;
 use crate::ads::{AdSettings, CollectionOptions};
 use crate::dense::{OpenOptions, Store, Tier};
+use crate::encoder::Encoder;
 use crate::error::{Error, Result};
+use crate::index::Manifest;
 
 /// The defaults, with a line on each key.
 pub const DEFAULTS: &str = include_str!("../../config/server.toml");
 
 /// Settings whose values are paths: in a file they are relative to the folder of that file.
-const PATHS: [&str; 8] = [
+const PATHS: [&str; 9] = [
     "known_queries.texts",
     "known_queries.vectors",
     "auth.keys_file",
@@ -34,6 +36,7 @@ const PATHS: [&str; 8] = [
     "tls.key",
     "ads.state",
     "ads.versions",
+    "encoder.path",
     "encoder.adapters",
 ];
 
@@ -96,6 +99,7 @@ pub struct AdsSection {
     pub default_ctr: f32,
     pub compact_changes: usize,
     pub canary_recall: f64,
+    pub least_free_mib: u64,
     pub recall_every: u64,
 }
 
@@ -110,6 +114,7 @@ impl AdsSection {
             versions: given(&self.versions),
             canary_recall: self.canary_recall,
             compact_changes: self.compact_changes,
+            least_free: self.least_free_mib.saturating_mul(1 << 20),
         }
     }
 }
@@ -163,7 +168,18 @@ pub struct KnownQueriesSection {
 #[serde(deny_unknown_fields)]
 #[allow(missing_docs)]
 pub struct EncoderSection {
+    pub path: PathBuf,
     pub adapters: PathBuf,
+}
+
+impl EncoderSection {
+    /// Opens the encoder for query texts, if there is one, and says what is to be known of it.
+    ///
+    /// # Errors
+    /// As [`Manifest::open_encoder`].
+    pub fn open(&self, manifest: &Manifest) -> Result<(Option<Encoder>, Vec<String>)> {
+        manifest.open_encoder((!self.path.as_os_str().is_empty()).then_some(&self.path))
+    }
 }
 
 impl Default for ServerConfig {

@@ -18,7 +18,7 @@ pub(in crate::server) struct SearchRequest {
     pub(in crate::server) vector_b64: Option<String>,
     /// Element type of `vector_b64`; f32 when left out.
     pub(in crate::server) dtype: Option<Dtype>,
-    /// One of the known query texts.
+    /// A query in words: one of the known query texts, or any where the server has an encoder.
     pub(in crate::server) text: Option<String>,
     /// Which of the tasks of the query encoder the query is of; its map is laid over every query vector. None: vectors as they are.
     pub(in crate::server) task: Option<String>,
@@ -135,7 +135,8 @@ pub(in crate::server) struct Effort {
     pub(in crate::server) recall_target: Option<f32>,
     /// Score every row exactly; the other parameters do not apply then.
     pub(in crate::server) exact: Option<bool>,
-    /// Weight of the code score beside the dense score; 0 when left out.
+    /// Weight of the code score beside the dense score; 0 when left out. Not beside rank `ecpm`. Ads that came after the version was built
+    /// have no code: their order is by the dense score alone.
     pub(in crate::server) sparse_weight: Option<f32>,
 }
 
@@ -363,9 +364,21 @@ pub(in crate::server) struct CollectionAnswer<'a> {
     pub(in crate::server) memory_bytes: u64,
     pub(in crate::server) notes: &'a [String],
     pub(in crate::server) known_queries: usize,
+    /// What makes vectors of texts that are not known; null where texts must be known ones.
+    pub(in crate::server) text_encoder: Option<TextEncoderAnswer<'a>>,
     /// Tasks that a search may name.
     pub(in crate::server) tasks: &'a [String],
     pub(in crate::server) limits: LimitsAnswer,
+}
+
+/// An encoder of texts.
+#[derive(Serialize, ToSchema)]
+pub(in crate::server) struct TextEncoderAnswer<'a> {
+    pub(in crate::server) id: &'a str,
+    /// `bert` or `static`.
+    pub(in crate::server) kind: &'static str,
+    /// Tokens of a text that are read at most.
+    pub(in crate::server) max_tokens: usize,
 }
 
 /// An attribute that can be filtered by.
