@@ -359,7 +359,7 @@ pub(super) mod tests {
                 assert!(near, "{shape:?} {what}: {numeric} {analytic}");
             };
             for at in 0..x.len() {
-                let mut moved = |by: f32, x: &mut Array2<f32>| {
+                let moved = |by: f32, x: &mut Array2<f32>| {
                     x.as_slice_mut().unwrap()[at] += by;
                     let loss = loss(&adapter, x);
                     x.as_slice_mut().unwrap()[at] -= by;
