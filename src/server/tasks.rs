@@ -52,7 +52,9 @@ impl TaskMaps {
                 return Err(Problem::meaning("task_not_for_key", "/task", detail, "leave task out, or send a vector"));
             };
             head.apply(Kernels::detect(), vector, &mut scratch, &mut mapped);
-            if mapped.iter().any(|value| !value.is_finite()) {
+            // A norm that no float can hold divides everything down to 0.
+            let lost = mapped.iter().all(|value| *value == 0.0) && vector.iter().any(|value| *value != 0.0);
+            if lost || mapped.iter().any(|value| !value.is_finite()) {
                 let detail = format!("the query vector is beyond what a float can hold once it is mapped for {task:?}");
                 return Err(Problem::meaning("not_finite", "/task", detail, "send a vector of about unit length"));
             }
