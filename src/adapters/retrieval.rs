@@ -153,7 +153,7 @@ pub fn train_query_adapters(
 /// where a query has more than `k`, finding `k` of them is all. Queries without any do not count.
 ///
 /// # Errors
-/// None but those of `watch`, which there are none of here.
+/// None that can come: nobody stops the search for neighbours.
 pub fn recall_at_ten(
     queries: ArrayView2<'_, f32>,
     documents: ArrayView2<'_, f32>,
