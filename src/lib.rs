@@ -31,6 +31,8 @@
 //! | [`codes`] | inverted lists in memory and their scan |
 //! | [`dense`] | dense vectors on SSD: records, shards, four ways to read them, page cache, int8 tier |
 //! | [`train`] | k-means, product quantization, OPQ |
+//! | [`adapters`] | low-rank adapters of linear layers for several tasks; query encoders of several tasks over one index |
+//! | [`relevance`] | a multi-task model of pairs of texts over a frozen encoder's vectors, for the last re-scoring |
 //! | [`index`] | the manifest and the files it names, opened for search |
 //! | [`build`] | from files of vectors to an index, in bounded memory |
 //! | [`search`] | the query path |
@@ -73,6 +75,7 @@
 //!   condition is a comparison of 64 rows an instruction ([`attributes`]).
 //! - Under L2 the term of a row carries the squared error of its code ([`quantizer`]), which the plain estimate ignores.
 
+pub mod adapters;
 pub mod ads;
 pub mod attributes;
 pub mod build;
@@ -92,6 +95,7 @@ pub mod learn;
 pub mod linalg;
 pub mod live;
 pub mod quantizer;
+pub mod relevance;
 pub mod sample;
 pub mod search;
 #[cfg(feature = "server")]

@@ -5,6 +5,8 @@
 pub mod ads;
 pub mod baseline;
 pub mod frontier;
+#[cfg(feature = "text")]
+pub mod labelled;
 pub mod like;
 pub mod load;
 pub mod progress;
@@ -12,5 +14,6 @@ pub mod recipe;
 pub mod rows;
 pub mod shell;
 pub mod size;
+pub mod spread;
 pub mod table;
 pub mod training;

@@ -6,6 +6,7 @@ mod demo_ads;
 mod search;
 mod serve;
 mod table;
+mod task;
 
 use std::io::Write;
 use std::path::PathBuf;

@@ -13,6 +13,7 @@ use serde_json::{Map, Value, json};
 
 use super::printed;
 use super::table::{Line, table};
+use super::task::{Task, TaskOptions};
 
 /// Codes among which those of hits are looked for, to explain them.
 const EXPLAINED: usize = 100_000;
@@ -40,6 +41,8 @@ pub(super) struct Options {
     /// Folder of the text encoder [default: the one that the index was built with]
     #[arg(long, value_name = "DIR", requires = "text")]
     encoder: Option<PathBuf>,
+    #[command(flatten)]
+    task: TaskOptions,
     /// Hits a query
     #[arg(short = 'k', long, value_name = "N", default_value_t = 10, value_parser = positive)]
     k: usize,
@@ -101,12 +104,13 @@ pub(super) fn run(options: &Options) -> Result<()> {
         sparse_weight: options.sparse_weight,
         ..SearchParams::default()
     };
+    let task = options.task.open(searcher.dim())?;
     let mut out = BufWriter::new(std::io::stdout().lock());
     match (&options.vector, &options.text, &options.queries) {
-        (Some(text), ..) => print(options, &searcher, &params, 0, &parse_vector(text)?, &mut out)?,
+        (Some(text), ..) => print(options, &task, &searcher, &params, 0, &parse_vector(text)?, &mut out)?,
         (None, Some(text), _) => {
             let vector = encode(&searcher, options.encoder.as_deref(), text)?;
-            print(options, &searcher, &params, 0, &vector, &mut out)?;
+            print(options, &task, &searcher, &params, 0, &vector, &mut out)?;
         }
         (None, None, Some(path)) => {
             let mut file = VectorFile::open(path, options.column.as_deref())?;
@@ -118,7 +122,7 @@ pub(super) fn run(options: &Options) -> Result<()> {
                 if file.dim() != searcher.dim() {
                     return Err(Error::mismatch("dimension of the queries", searcher.dim(), file.dim()));
                 }
-                print(options, &searcher, &params, start, &queries, &mut out)?;
+                print(options, &task, &searcher, &params, start, &queries, &mut out)?;
                 start += rows;
             }
         }
@@ -147,6 +151,7 @@ fn parse_vector(text: &str) -> Result<Vec<f32>> {
 /// Searches `queries` (their first has the number `first`) and prints the answers.
 fn print(
     options: &Options,
+    task: &Task,
     searcher: &Searcher,
     params: &SearchParams,
     first: u64,
@@ -156,11 +161,14 @@ fn print(
     if options.vector.is_some() && queries.len() != searcher.dim() {
         return Err(Error::mismatch("dimension of the query", searcher.dim(), queries.len()));
     }
-    let answers = searcher.search_batch(queries, params)?;
-    for ((number, query), (hits, stats)) in (first..).zip(queries.chunks(searcher.dim())).zip(&answers) {
+    let mapped = task.mapped(queries, searcher.dim())?;
+    let answers = searcher.search_batch(&mapped, params)?;
+    let asked = queries.chunks(searcher.dim()).zip(mapped.chunks(searcher.dim()));
+    for ((number, (query, mapped)), (hits, stats)) in (first..).zip(asked).zip(&answers) {
+        let hits = task.ordered(searcher, query, hits)?;
         let mut lines = hits.iter().map(|hit| line(searcher, hit)).collect::<Result<Vec<_>>>()?;
         if options.explain {
-            explain(searcher, params, query, hits, &mut lines)?;
+            explain(searcher, params, mapped, &hits, &mut lines)?;
         }
         let text = if options.json { json_line(number, &lines, stats) } else { people(number, &lines, stats) };
         printed(out.write_all(text.as_bytes()))?;

@@ -28,7 +28,7 @@ use crate::index::Manifest;
 pub const DEFAULTS: &str = include_str!("../../config/server.toml");
 
 /// Settings whose values are paths: in a file they are relative to the folder of that file.
-const PATHS: [&str; 8] = [
+const PATHS: [&str; 9] = [
     "known_queries.texts",
     "known_queries.vectors",
     "auth.keys_file",
@@ -37,6 +37,7 @@ const PATHS: [&str; 8] = [
     "ads.state",
     "ads.versions",
     "encoder.path",
+    "encoder.adapters",
 ];
 
 /// Everything that can be set; `config/server.toml` explains each key.
@@ -168,6 +169,7 @@ pub struct KnownQueriesSection {
 #[allow(missing_docs)]
 pub struct EncoderSection {
     pub path: PathBuf,
+    pub adapters: PathBuf,
 }
 
 impl EncoderSection {

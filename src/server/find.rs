@@ -135,6 +135,7 @@ impl Service {
         Rules {
             config,
             known,
+            tasks: &self.tasks,
             encoder: self.encoder.as_ref(),
             dim: searcher.dim(),
             metric: searcher.metric(),

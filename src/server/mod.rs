@@ -81,6 +81,7 @@ mod routes;
 mod service;
 mod slow_log;
 mod status;
+mod tasks;
 mod telemetry;
 mod tls;
 mod trail;

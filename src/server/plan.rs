@@ -11,6 +11,7 @@ use super::config::ServerConfig;
 use super::known::KnownQueries;
 use super::nearest::nearest;
 use super::problem::Problem;
+use super::tasks::TaskMaps;
 use crate::ads::{AdQuery, Block, CapBy, Diversity, RankBy, Ranking};
 use crate::attributes::Attribute;
 use crate::dataset::Scalar;
@@ -45,6 +46,7 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
 pub(super) struct Rules<'a> {
     pub(super) config: &'a ServerConfig,
     pub(super) known: &'a KnownQueries,
+    pub(super) tasks: &'a TaskMaps,
     pub(super) encoder: Option<&'a Encoder>,
     pub(super) dim: usize,
     pub(super) metric: Metric,
@@ -188,7 +190,11 @@ impl Rules<'_> {
         let (allow_partial, with_fields) = (flag(request.allow_partial), flag(request.with_fields));
         let (explain, stats) = (flag(request.explain), flag(request.stats));
         let several = request.vectors.is_some();
-        let queries = self.queries(request)?;
+        let task = request.task.take();
+        let mut queries = self.queries(request)?;
+        if let Some(task) = task {
+            self.tasks.map(&task, &mut queries)?;
+        }
         let params = self.params(effort, limit + offset, deadline)?;
         self.check_ranking(&ranking, &params)?;
         let (vectors, effort, most_candidates) = (Vec::new(), 1.0, self.config.limits.candidates);

@@ -29,6 +29,7 @@ use super::platform::Platform;
 use super::pool::{Job, Lost, Pending, Pool};
 use super::problem::Problem;
 use super::status::{LiveState, RecallEstimate, Status};
+use super::tasks::TaskMaps;
 use super::trail::{Step, Trail};
 use crate::ads::{Collection, Estimate, OnlineRecall, Pinned};
 use crate::attributes::Attribute;
@@ -49,6 +50,8 @@ pub struct Service {
     pub(super) config: ServerConfig,
     pub(super) collection: Arc<Collection>,
     pub(super) known: KnownQueries,
+    /// Query encoders by task.
+    pub(super) tasks: TaskMaps,
     /// Makes vectors of texts that are not known.
     pub(super) encoder: Option<Encoder>,
     pub(super) recall: Option<OnlineRecall>,
@@ -103,6 +106,7 @@ impl Service {
             true => KnownQueries::default(),
             false => KnownQueries::load(&files.texts, &files.vectors, active.searcher.dim())?,
         };
+        let tasks = TaskMaps::load(&config.encoder, active.searcher.dim())?;
         let (encoder, notes) = config.encoder.open(active.searcher.index().manifest())?;
         notes.iter().for_each(|note| tracing::warn!("{note}"));
         let threads = match config.workers.threads {
@@ -137,6 +141,7 @@ impl Service {
             config,
             collection,
             known,
+            tasks,
             encoder,
             recall,
             pool,
@@ -255,6 +260,7 @@ impl Service {
             memory_bytes: pinned.version.memory_bytes(),
             notes: searcher.notes(),
             known_queries: self.known.texts().len(),
+            tasks: self.tasks.names(),
             text_encoder: self.encoder.as_ref().map(|encoder| TextEncoderAnswer {
                 id: encoder.id(),
                 kind: encoder.kind(),

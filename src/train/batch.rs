@@ -7,22 +7,22 @@ use crate::sample::Rng;
 
 /// Rows are queries, columns documents; every query is scored against every column.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub(super) struct Batch {
+pub(crate) struct Batch {
     /// Rows of the queries.
-    pub(super) queries: Vec<u32>,
+    pub(crate) queries: Vec<u32>,
     /// Rows of the documents.
-    pub(super) columns: Vec<u32>,
+    pub(crate) columns: Vec<u32>,
     /// The column of each query's own document.
-    pub(super) own: Vec<usize>,
+    pub(crate) own: Vec<usize>,
     /// Places (row, column) that are left out: documents that are relevant, too.
-    pub(super) masked: Vec<(usize, usize)>,
+    pub(crate) masked: Vec<(usize, usize)>,
     /// Seed of what is random about the batch itself.
-    pub(super) draw: u64,
+    pub(crate) draw: u64,
 }
 
 impl Batch {
     /// A batch of pairs whose own documents come first; `more` columns follow.
-    pub(super) fn new(pairs: &[Example], more: Vec<u32>, positives: &[Vec<u32>]) -> Batch {
+    pub(crate) fn new(pairs: &[Example], more: Vec<u32>, positives: &[Vec<u32>]) -> Batch {
         let mut columns: Vec<u32> = pairs.iter().map(|p| p.document).collect();
         columns.extend(more);
         let queries: Vec<u32> = pairs.iter().map(|p| p.query).collect();
@@ -41,7 +41,7 @@ impl Batch {
 }
 
 /// One pair for each training query, in random order: its document is drawn among the query's pairs.
-pub(super) fn epoch_pairs(train: &[Example], seed: u64, epoch: u64) -> Vec<Example> {
+pub(crate) fn epoch_pairs(train: &[Example], seed: u64, epoch: u64) -> Vec<Example> {
     let mut rng = Rng::stream(seed, epoch);
     let mut sorted = train.to_vec();
     sorted.sort_unstable();

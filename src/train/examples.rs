@@ -71,7 +71,7 @@ impl Examples {
     /// # Errors
     /// `InvalidParams` for a split without pairs or pairs of rows that do not exist, `Mismatch` for queries of another
     /// dimension.
-    pub(super) fn check(&self) -> Result<()> {
+    pub(crate) fn check(&self) -> Result<()> {
         for (name, pairs) in [("pairs", &self.train), ("valid", &self.valid)] {
             if pairs.is_empty() {
                 return Err(Error::params(name, "there are none; give pairs of queries and their documents"));
@@ -93,14 +93,14 @@ impl Examples {
     }
 
     /// Held-out pairs that training is judged on: one a query, at most [`VALID_QUERIES`].
-    pub(super) fn judged(&self, seed: u64) -> Vec<Example> {
+    pub(crate) fn judged(&self, seed: u64) -> Vec<Example> {
         let mut pairs = epoch_pairs(&self.valid, seed, u64::MAX);
         pairs.truncate(VALID_QUERIES);
         pairs
     }
 
     /// Every relevant document of each query, ascending.
-    pub(super) fn positives(&self) -> Vec<Vec<u32>> {
+    pub(crate) fn positives(&self) -> Vec<Vec<u32>> {
         let mut positives = vec![Vec::new(); self.queries.nrows()];
         for pair in self.train.iter().chain(&self.valid) {
             positives[pair.query as usize].push(pair.document);
@@ -114,7 +114,7 @@ impl Examples {
 }
 
 /// Copies the rows of `x` that are named.
-pub(super) fn select(x: ArrayView2<'_, f32>, rows: impl IntoIterator<Item = u32>) -> Array2<f32> {
+pub(crate) fn select(x: ArrayView2<'_, f32>, rows: impl IntoIterator<Item = u32>) -> Array2<f32> {
     let rows: Vec<usize> = rows.into_iter().map(|r| r as usize).collect();
     x.select(Axis(0), &rows)
 }

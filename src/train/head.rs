@@ -136,7 +136,7 @@ fn par_rows(x: &mut Array2<f32>, work: impl Fn(&mut [f32]) + Sync) {
 }
 
 /// Scales every row to unit length; returns the lengths.
-pub(super) fn normalise_rows(x: &mut Array2<f32>) -> Vec<f32> {
+pub(crate) fn normalise_rows(x: &mut Array2<f32>) -> Vec<f32> {
     let mut norms = vec![0f32; x.nrows()];
     let blocks = x.axis_chunks_iter_mut(Axis(0), BLOCK).into_par_iter();
     blocks.zip(norms.par_chunks_mut(BLOCK)).for_each(|(mut block, norms)| {
@@ -148,7 +148,7 @@ pub(super) fn normalise_rows(x: &mut Array2<f32>) -> Vec<f32> {
 }
 
 /// With `y = z / |z|`: `dz = (dy - y <y, dy>) / |z|`.
-pub(super) fn through_normalise(output: &Array2<f32>, norms: &[f32], gradient: &mut Array2<f32>) {
+pub(crate) fn through_normalise(output: &Array2<f32>, norms: &[f32], gradient: &mut Array2<f32>) {
     let rows = gradient.rows_mut().into_iter().zip(output.rows()).zip(norms);
     rows.for_each(|((mut g, y), norm)| {
         let along = y.dot(&g);

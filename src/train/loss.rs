@@ -12,10 +12,10 @@ use rayon::prelude::*;
 const BLOCK: usize = 16;
 
 /// A score that is left out of its row's softmax.
-pub(super) const MASKED: f32 = f32::NEG_INFINITY;
+pub(crate) const MASKED: f32 = f32::NEG_INFINITY;
 
 /// InfoNCE: the mean over the rows of `-log softmax(scores)[positive]`. `scores` (n x m, scaled) become the gradient.
-pub(super) fn info_nce(scores: &mut Array2<f32>, positives: &[usize]) -> f32 {
+pub(crate) fn info_nce(scores: &mut Array2<f32>, positives: &[usize]) -> f32 {
     let weight = 1.0 / scores.nrows() as f32;
     mean_over_rows(scores, |row, i| {
         let own = row[positives[i]];
@@ -27,7 +27,7 @@ pub(super) fn info_nce(scores: &mut Array2<f32>, positives: &[usize]) -> f32 {
 
 /// ListNet: the mean over the rows of the cross-entropy of `softmax(scores)` against `targets`, whose rows sum to 1
 /// (n x m). `scores` become the gradient. The target's own entropy is subtracted: a perfect student has loss 0.
-pub(super) fn list_net(scores: &mut Array2<f32>, targets: ArrayView2<'_, f32>) -> f32 {
+pub(crate) fn list_net(scores: &mut Array2<f32>, targets: ArrayView2<'_, f32>) -> f32 {
     let weight = 1.0 / scores.nrows() as f32;
     mean_over_rows(scores, |row, i| {
         let target = targets.row(i);
@@ -41,7 +41,7 @@ pub(super) fn list_net(scores: &mut Array2<f32>, targets: ArrayView2<'_, f32>) -
 }
 
 /// Every row becomes its softmax.
-pub(super) fn softmax_rows(scores: &mut Array2<f32>) {
+pub(crate) fn softmax_rows(scores: &mut Array2<f32>) {
     mean_over_rows(scores, |row, _| softmax(row, 1.0));
 }
 
@@ -60,7 +60,7 @@ fn mean_over_rows(scores: &mut Array2<f32>, row_loss: impl Fn(&mut [f32], usize)
 }
 
 /// `row` becomes `weight * softmax(row)`; returns the logarithm of the sum of exponentials.
-pub(super) fn softmax(row: &mut [f32], weight: f32) -> f32 {
+pub(crate) fn softmax(row: &mut [f32], weight: f32) -> f32 {
     let largest = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     row.iter_mut().for_each(|v| *v = exp(*v - largest));
     let sum = lanes_sum(row);
@@ -84,7 +84,7 @@ const VANISHED: f32 = -40.0;
 /// `e^x` for `x <= 0`, to 2e-7 relative, without a branch or a call so that loops over it vectorise: `2^n` by the exponent
 /// bits times a polynomial (the Taylor series to degree 6) on the rest, which is at most `ln 2 / 2`. 0 below [`VANISHED`].
 #[inline(always)]
-pub(super) fn exp(x: f32) -> f32 {
+pub(crate) fn exp(x: f32) -> f32 {
     /// 1.5 * 2^23: adding it rounds to an integer in the low bits.
     const ROUND: f32 = 12_582_912.0;
     let clamped = x.max(VANISHED);

@@ -17,16 +17,16 @@
 //! of threads: parallel work is cut into fixed pieces whose results are added in order. (The instruction set may change
 //! the last bits, and with them the trained parts; answers of a given index do not depend on it.)
 
-mod batch;
+pub(crate) mod batch;
 mod codes;
 mod dense;
-mod examples;
-mod head;
+pub(crate) mod examples;
+pub(crate) mod head;
 mod kmeans;
 mod locality;
-mod loss;
+pub(crate) mod loss;
 mod nearest;
-mod optimiser;
+pub(crate) mod optimiser;
 mod product;
 mod routing;
 mod soft;
@@ -36,7 +36,7 @@ mod sparse;
 mod stress;
 #[cfg(feature = "text")]
 mod text;
-mod validate;
+pub(crate) mod validate;
 
 pub use codes::{CodeTraining, Epoch, HeadChoice, Method, TrainedCodes, train_codes};
 #[cfg(feature = "text")]

@@ -16,28 +16,28 @@ const PATIENT_STEPS: u64 = 20;
 
 /// A matrix that is trained, with its gradient and Adam's running moments.
 #[derive(Debug, Clone)]
-pub(super) struct Parameter {
-    pub(super) value: Array2<f32>,
-    pub(super) gradient: Array2<f32>,
+pub(crate) struct Parameter {
+    pub(crate) value: Array2<f32>,
+    pub(crate) gradient: Array2<f32>,
     /// Running means of the gradient and of its square.
-    pub(super) mean: Array2<f32>,
-    pub(super) square: Array2<f32>,
+    pub(crate) mean: Array2<f32>,
+    pub(crate) square: Array2<f32>,
     /// Highest learning rate.
-    pub(super) rate: f32,
+    pub(crate) rate: f32,
     /// Decoupled weight decay, towards `anchor` if there is one, else towards zero.
-    pub(super) decay: f32,
-    pub(super) anchor: Option<Array2<f32>>,
+    pub(crate) decay: f32,
+    pub(crate) anchor: Option<Array2<f32>>,
 }
 
 impl Parameter {
-    pub(super) fn new(value: Array2<f32>, rate: f32) -> Parameter {
+    pub(crate) fn new(value: Array2<f32>, rate: f32) -> Parameter {
         let zeros = || Array2::zeros(value.dim());
         let (gradient, mean, square) = (zeros(), zeros(), zeros());
         Parameter { value, gradient, mean, square, rate, decay: 0.0, anchor: None }
     }
 
     /// Forgets what Adam knows of row-major elements `range`, whose values were replaced.
-    pub(super) fn forget(&mut self, element: (usize, usize)) {
+    pub(crate) fn forget(&mut self, element: (usize, usize)) {
         self.mean[element] = 0.0;
         self.square[element] = 0.0;
     }
@@ -45,18 +45,18 @@ impl Parameter {
 
 /// How the learning rate runs, and how large a gradient may be.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Schedule {
+pub(crate) struct Schedule {
     /// Steps of linear growth.
-    pub(super) warmup: u64,
+    pub(crate) warmup: u64,
     /// Steps in all; the rate falls linearly towards zero at the last.
-    pub(super) total: u64,
+    pub(crate) total: u64,
     /// Largest norm of all gradients together.
-    pub(super) clip: f32,
+    pub(crate) clip: f32,
 }
 
 impl Schedule {
     /// Factor of the learning rate at `step`, counted from 0.
-    pub(super) fn factor(&self, step: u64) -> f32 {
+    pub(crate) fn factor(&self, step: u64) -> f32 {
         if step < self.warmup {
             return (step + 1) as f32 / self.warmup as f32;
         }
@@ -65,7 +65,7 @@ impl Schedule {
     }
 
     /// One update of every parameter from its gradient, which is cleared. Returns the norm before it was clipped.
-    pub(super) fn step(&self, step: u64, parameters: &mut [&mut Parameter]) -> f32 {
+    pub(crate) fn step(&self, step: u64, parameters: &mut [&mut Parameter]) -> f32 {
         let square = squares(parameters);
         let scale = self.scale(square);
         self.update(step, scale, parameters);
@@ -109,7 +109,7 @@ pub(super) fn corrections(steps: u64) -> (f32, f32) {
 }
 
 /// Refuses a loss that is not finite, or so far above that of guessing among `columns` that it never comes back.
-pub(super) fn check_divergence(step: u64, loss: f32, norm: f32, columns: usize) -> Result<()> {
+pub(crate) fn check_divergence(step: u64, loss: f32, norm: f32, columns: usize) -> Result<()> {
     let guessing = (columns as f32).ln();
     if loss.is_finite() && norm.is_finite() && (step < PATIENT_STEPS || loss < 3.0 * guessing + 3.0) {
         return Ok(());

@@ -13,7 +13,7 @@ const QUERIES: usize = 256;
 /// For every query (n x d) the number of documents (rows of N x d) that score above its `own` document, the query's other
 /// `relevant` documents not counted; equal scores are ordered by row. `offsets` (N, or none) are added to the scores of the
 /// documents. Everything is in C order.
-pub(super) fn ranks(
+pub(crate) fn ranks(
     queries: ArrayView2<'_, f32>,
     documents: ArrayView2<'_, f32>,
     offsets: &[f32],
@@ -63,7 +63,7 @@ fn count_above(scores: &[f32], first: u32, own: u32, own_score: f32, relevant: &
 }
 
 /// Share of the ranks below `k`.
-pub(super) fn recall_at(ranks: &[u32], k: u32) -> f32 {
+pub(crate) fn recall_at(ranks: &[u32], k: u32) -> f32 {
     ranks.iter().filter(|&&r| r < k).count() as f32 / ranks.len().max(1) as f32
 }
 

@@ -9,5 +9,6 @@ mod disk;
 mod faults;
 mod fixture;
 mod overload;
+mod tasks;
 mod tls;
 mod watching;

@@ -20,6 +20,8 @@ pub(in crate::server) struct SearchRequest {
     pub(in crate::server) dtype: Option<Dtype>,
     /// A query in words: one of the known query texts, or any where the server has an encoder.
     pub(in crate::server) text: Option<String>,
+    /// Which of the tasks of the query encoder the query is of; its map is laid over every query vector. None: vectors as they are.
+    pub(in crate::server) task: Option<String>,
     /// "More like this": the key of a row, which itself is left out of the hits.
     pub(in crate::server) key: Option<u64>,
     /// Several queries, each with a weight: one answer, in which an ad's relevance is the best that any of them gives it.
@@ -154,6 +156,7 @@ pub(in crate::server) enum Dtype {
 #[serde(deny_unknown_fields)]
 pub(in crate::server) struct BatchRequest {
     pub(in crate::server) queries: Vec<SearchRequest>,
+    task: Option<String>,
     #[schema(value_type = Option<FilterSchema>)]
     filter: Option<Filter>,
     eligibility: Option<Eligibility>,
@@ -178,6 +181,8 @@ pub(in crate::server) struct BatchRequest {
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(in crate::server) struct NpyParams {
+    /// As in a search.
+    task: Option<String>,
     limit: Option<u64>,
     offset: Option<u64>,
     nprobe: Option<u64>,
@@ -195,6 +200,7 @@ impl BatchRequest {
     /// The queries, each with what it left out.
     pub(in crate::server) fn into_queries(self) -> Vec<SearchRequest> {
         let fill = |query: SearchRequest| SearchRequest {
+            task: query.task.or_else(|| self.task.clone()),
             filter: query.filter.or_else(|| self.filter.clone()),
             eligibility: query.eligibility.or(self.eligibility),
             min_relevance: query.min_relevance.or(self.min_relevance),
@@ -222,6 +228,7 @@ impl NpyParams {
     pub(in crate::server) fn request(&self, vector: Vec<f32>) -> SearchRequest {
         SearchRequest {
             vector: Some(vector),
+            task: self.task.clone(),
             limit: self.limit,
             offset: self.offset,
             params: Some(Effort {
@@ -359,6 +366,8 @@ pub(in crate::server) struct CollectionAnswer<'a> {
     pub(in crate::server) known_queries: usize,
     /// What makes vectors of texts that are not known; null where texts must be known ones.
     pub(in crate::server) text_encoder: Option<TextEncoderAnswer<'a>>,
+    /// Tasks that a search may name.
+    pub(in crate::server) tasks: &'a [String],
     pub(in crate::server) limits: LimitsAnswer,
 }
 
