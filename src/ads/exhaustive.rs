@@ -82,6 +82,11 @@ impl View<'_> {
         let wanted = |c: &Candidate| query.ranking.is_relevant(c.relevance) && !query.block.keys.contains(&c.key);
         best.extend(candidates.filter(wanted));
         if keep < best.len() && query.vectors.len() == 1 {
+            if self.has_views() {
+                super::search::keep_best_of_each(best);
+            }
+            // Which may have made them few enough.
+            let keep = keep.min(best.len());
             best.select_nth_unstable_by(keep.max(1) - 1, super::rank::order);
             best.truncate(keep.max(1));
         }

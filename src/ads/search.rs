@@ -179,7 +179,7 @@ impl View<'_> {
     pub fn search(&self, query: &AdQuery, scratch: &mut Scratch) -> Result<AdAnswer> {
         let prepared = self.prepare(query)?;
         let wanted = query.offset + query.limit;
-        let least = query.params_for(wanted).candidates_or_default();
+        let least = self.snapshot.base().candidates_for(&query.params_for(wanted));
         let mut pool = least * self.wider_for(query) + query.block.keys.len();
         for round in 1.. {
             let mut answer = self.round(&prepared, pool, scratch)?;
@@ -199,6 +199,11 @@ impl View<'_> {
         let AdQuery { params, ranking, .. } = query;
         let says = params.nprobe > 0 || params.candidates > 0 || params.recall_target > 0.0 || params.exact;
         if ranking.by == RankBy::Relevance || says { 1 } else { WIDER_FOR_BIDS }
+    }
+
+    /// Whether an ad may have several rows.
+    pub(super) fn has_views(&self) -> bool {
+        self.snapshot.base().views().is_some()
     }
 
     /// Makes a query ready for this version.
@@ -224,7 +229,7 @@ impl View<'_> {
             candidates
                 .extend(found.into_iter().map(|(key, place, score)| self.candidate(query, key, place, score, number)));
         }
-        if query.vectors.len() > 1 {
+        if query.vectors.len() > 1 || self.has_views() {
             keep_best_of_each(&mut candidates);
         }
         let before = candidates.len();

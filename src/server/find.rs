@@ -89,6 +89,7 @@ impl Service {
             campaign: known(hit.standing.campaign),
             ad_group: known(hit.standing.ad_group),
             vector: plan.several.then_some(hit.vector),
+            view: pinned.snapshot.view(hit.key, hit.place)?,
             explain: if plan.explain { Some(self.explain_hit(plan, pinned, hit, worker)?) } else { None },
             fields: if plan.with_fields { record_at(pinned, hit.place)? } else { None },
         })
