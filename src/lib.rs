@@ -25,6 +25,7 @@
 //! | [`dataset`] | other people's files: npy, fbin, fvecs, parquet, raw, IDX, keys, ids, qrels, runs, pairs and their split; made vectors |
 //! | [`topk`], [`linalg`] | best-k as sortable integers; matrix helpers |
 //! | [`attributes`] | typed columns and the filters on them |
+//! | `encoder` | text to vectors: BERT and static encoders from a folder (feature `text`) |
 //! | [`heads`] | small trained maps over the vectors of a frozen encoder |
 //! | [`quantizer`] | centroids, rotation, codebooks, learned heads and router; a query's score tables |
 //! | [`codes`] | inverted lists in memory and their scan |
@@ -79,6 +80,8 @@ pub mod calibrate;
 pub mod codes;
 pub mod dataset;
 pub mod dense;
+#[cfg(feature = "text")]
+pub mod encoder;
 pub mod error;
 pub mod eval;
 pub mod format;

@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The modules of the library, bottom to top: a module may use only those before it (`src/lib.rs` says why).
-const LAYERS: [&str; 27] = [
+const LAYERS: [&str; 28] = [
     "error",
     "types",
     "simd",
@@ -18,6 +18,7 @@ const LAYERS: [&str; 27] = [
     "topk",
     "linalg",
     "attributes",
+    "encoder",
     "heads",
     "quantizer",
     "codes",

@@ -1,0 +1,227 @@
+//! Text to vectors (feature `text`): sentence encoders from a local folder, run on the CPU.
+//!
+//! ```text
+//! text --> tokens ------> token vectors -----------------------> pooling ------> unit length
+//!          tokenizer.json  a table (static), or a BERT's layers   mean or first
+//! ```
+//! Two kinds of folder are read, in the layouts that are usual for them:
+//!
+//! | kind | files | tensors in `model.safetensors` (F32, F16, BF16; the table also I8) |
+//! |---|---|---|
+//! | BERT | `config.json` with `"model_type": "bert"`, `tokenizer.json`, perhaps `modules.json`, `1_Pooling/config.json`, `sentence_bert_config.json` | those of the `BertModel`, with or without the prefix `bert.` |
+//! | static | `tokenizer.json`, perhaps `config.json` | `embedding.weight`, `embeddings` or `embedding` (tokens x e); perhaps `embedding.scale` (tokens), `token.weight` (tokens), `projection.weight` (d x e) |
+//!
+//! A BERT reads word order and costs milliseconds; a static encoder is a sum over a table and costs microseconds. A static one
+//! can be trained here. Vectors have unit length whatever the model's folder says, so that inner products are cosines.
+//!
+//! What is bounded: texts are at most [`MAX_TEXT`] bytes and not empty; what exceeds the model's tokens is cut, as the models'
+//! own libraries do. Answers depend on the batch in no way other than rounding: sequences are packed without padding.
+
+mod bert;
+mod files;
+mod math;
+mod table;
+mod tokens;
+
+use std::path::{Path, PathBuf};
+
+use ndarray::Array2;
+use rayon::prelude::*;
+
+use crate::error::{Error, Result};
+use crate::linalg::normalise;
+
+use bert::Bert;
+use files::Folder;
+use tokens::Tokens;
+
+pub use table::TokenTable;
+
+/// Longest text that is taken, in bytes.
+pub const MAX_TEXT: usize = 1 << 20;
+/// Tokens that are encoded together at most: enough for the products to be fast, little enough for their results to stay in
+/// cache.
+const BATCH_TOKENS: usize = 2048;
+
+/// How an encoder is opened.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct EncoderOptions {
+    /// Tokens of a text that are read at most, with the special ones; the model's own limit where it is not said.
+    pub max_tokens: Option<usize>,
+}
+
+/// A text encoder, ready to encode. Share it between threads.
+#[derive(Debug)]
+pub struct Encoder {
+    path: PathBuf,
+    id: String,
+    tokens: Tokens,
+    model: Model,
+}
+
+#[derive(Debug)]
+enum Model {
+    Bert(Box<Bert>),
+    Table(TokenTable),
+}
+
+impl Encoder {
+    /// Opens the encoder in the folder `dir`.
+    ///
+    /// # Errors
+    /// `Io` where a file is missing, `InvalidInput` or `Mismatch` where files are damaged or do not belong together, `Unsupported`
+    /// where the model is of another kind.
+    pub fn open(dir: &Path) -> Result<Encoder> {
+        Encoder::open_with(dir, EncoderOptions::default())
+    }
+
+    /// [`Encoder::open`] with options.
+    ///
+    /// # Errors
+    /// As there, and `InvalidParams` where the model cannot take that many tokens.
+    pub fn open_with(dir: &Path, options: EncoderOptions) -> Result<Encoder> {
+        let folder = Folder::open(dir)?;
+        let model = match folder.is_bert()? {
+            true => Model::Bert(Box::new(Bert::read(&folder)?)),
+            false => Model::Table(TokenTable::read(&folder)?),
+        };
+        let (rows, limit) = match &model {
+            Model::Bert(bert) => (bert.vocabulary(), bert.max_tokens()),
+            Model::Table(table) => (table.vocabulary(), table::MAX_TOKENS),
+        };
+        let framed = matches!(model, Model::Bert(_));
+        let tokens = Tokens::read(&folder, rows, limit, framed, options.max_tokens)?;
+        Ok(Encoder { path: dir.to_path_buf(), id: folder.id(), tokens, model })
+    }
+
+    /// Dimension of the vectors.
+    pub fn dim(&self) -> usize {
+        match &self.model {
+            Model::Bert(bert) => bert.dim(),
+            Model::Table(table) => table.dim(),
+        }
+    }
+
+    /// Where it was opened.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Thirty-two hexadecimal digits over its weights and tokenizer: equal for equal encoders.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// `"bert"` or `"static"`.
+    pub fn kind(&self) -> &'static str {
+        match self.model {
+            Model::Bert(_) => "bert",
+            Model::Table(_) => "static",
+        }
+    }
+
+    /// Tokens of a text that are read at most, with the special ones.
+    pub fn max_tokens(&self) -> usize {
+        self.tokens.max_tokens()
+    }
+
+    /// The table of a static encoder.
+    pub fn table(&self) -> Option<&TokenTable> {
+        match &self.model {
+            Model::Table(table) => Some(table),
+            Model::Bert(_) => None,
+        }
+    }
+
+    /// The tokens of a text, as the model reads them.
+    ///
+    /// # Errors
+    /// `InvalidParams` where the text is empty, too long or has no token.
+    pub fn tokens(&self, text: &str) -> Result<Vec<u32>> {
+        check_text(text).and_then(|()| self.tokens.of(text)).map_err(|reason| Error::params("text", reason))
+    }
+
+    /// The vector of a text.
+    ///
+    /// # Errors
+    /// As [`Encoder::tokens`].
+    pub fn encode_one(&self, text: &str) -> Result<Vec<f32>> {
+        Ok(self.vectors(&[self.tokens(text)?]).into_raw_vec_and_offset().0)
+    }
+
+    /// The vectors of texts: row i, of unit length, is that of text i. Runs on the threads of the current pool.
+    ///
+    /// # Errors
+    /// As [`Encoder::tokens`], of the first such text, with its place.
+    pub fn encode<T: AsRef<str> + Sync>(&self, texts: &[T]) -> Result<Array2<f32>> {
+        let tokens: Vec<_> = texts.par_iter().map(|text| self.tokens(text.as_ref())).collect();
+        let at = |(place, tokens): (usize, Result<Vec<u32>>)| {
+            tokens.map_err(|e| match e {
+                Error::InvalidParams { reason, .. } => Error::params("text", format!("text {place}: {reason}")),
+                other => other,
+            })
+        };
+        let tokens = tokens.into_iter().enumerate().map(at).collect::<Result<Vec<_>>>()?;
+        Ok(self.vectors(&tokens))
+    }
+
+    /// The vectors of sequences of tokens. Sequences of about the same length share a batch.
+    fn vectors(&self, sequences: &[Vec<u32>]) -> Array2<f32> {
+        let dim = self.dim();
+        let mut order: Vec<usize> = (0..sequences.len()).collect();
+        order.sort_by_key(|&i| (sequences[i].len(), i));
+        let batches: Vec<&[usize]> = batches(&order, sequences);
+        let made: Vec<Array2<f32>> = batches
+            .par_iter()
+            .map(|batch| {
+                let batch: Vec<&[u32]> = batch.iter().map(|&i| &*sequences[i]).collect();
+                let mut out = match &self.model {
+                    Model::Bert(bert) => bert.forward(&batch),
+                    Model::Table(table) => table.pool(&batch),
+                };
+                out.rows_mut().into_iter().for_each(|mut row| {
+                    normalise(row.as_slice_mut().expect("C order"));
+                });
+                out
+            })
+            .collect();
+        let mut out = Array2::zeros((sequences.len(), dim));
+        for (batch, made) in batches.iter().zip(&made) {
+            for (&i, row) in batch.iter().zip(made.rows()) {
+                out.row_mut(i).assign(&row);
+            }
+        }
+        out
+    }
+}
+
+/// Cuts an order of sequences where the next would make a batch too large.
+fn batches<'a>(order: &'a [usize], sequences: &[Vec<u32>]) -> Vec<&'a [usize]> {
+    let mut batches = Vec::new();
+    let (mut first, mut tokens) = (0, 0);
+    for (at, &i) in order.iter().enumerate() {
+        if at > first && tokens + sequences[i].len() > BATCH_TOKENS {
+            batches.push(&order[first..at]);
+            (first, tokens) = (at, 0);
+        }
+        tokens += sequences[i].len();
+    }
+    if first < order.len() {
+        batches.push(&order[first..]);
+    }
+    batches
+}
+
+/// Whether a text can be encoded; the reason why not.
+fn check_text(text: &str) -> std::result::Result<(), String> {
+    if text.trim().is_empty() {
+        return Err("it is empty; give at least one word".into());
+    }
+    if text.len() > MAX_TEXT {
+        return Err(format!("it has {} bytes, more than the {MAX_TEXT} that are taken; cut it", text.len()));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;
