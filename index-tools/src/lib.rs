@@ -14,3 +14,5 @@ pub mod shell;
 pub mod size;
 pub mod table;
 pub mod training;
+#[cfg(feature = "text")]
+pub mod views;

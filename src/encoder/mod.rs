@@ -22,6 +22,7 @@ mod files;
 mod math;
 mod table;
 mod tokens;
+mod views;
 
 use std::path::{Path, PathBuf};
 
@@ -36,6 +37,7 @@ use files::Folder;
 use tokens::Tokens;
 
 pub use table::TokenTable;
+pub use views::{LEAST_WORDS, TextViews, ViewLimits, sentences, text_views};
 
 /// Longest text that is taken, in bytes.
 pub const MAX_TEXT: usize = 1 << 20;

@@ -7,6 +7,7 @@
 //! | [`train_router`] | which lists to probe, from queries and where their answers lie |
 //! | [`train_dense`] | heads of the dense vectors: on random negatives, or stage 2, on the candidates of the codes |
 //! | [`train_query_head`] | stage 3: one query head for fixed documents of both grains |
+//! | [`train_views`] | heads for documents that are found by the best of several views, with a teacher |
 //!
 //! Below them: losses and straight-through codes with their gradients, trained heads, AdamW, samplers of batches, exact
 //! neighbours and ranks. [`crate::learn`] runs the stages one after the other.
@@ -31,6 +32,7 @@ mod soft;
 #[cfg(test)]
 mod stress;
 mod validate;
+mod views;
 
 pub use codes::{CodeTraining, Epoch, HeadChoice, Method, TrainedCodes, train_codes};
 pub use dense::{DenseTraining, TrainedHeads, train_dense, train_query_head};
@@ -40,6 +42,7 @@ pub use locality::{Candidates, Sampling};
 pub use nearest::nearest;
 pub use product::{train_codebooks, train_opq};
 pub use routing::{RouterTraining, Routes, shares, train_router};
+pub use views::{LEXICAL, ViewEpoch, ViewExamples, ViewHeads, ViewTraining, train_views};
 
 use ndarray::ArrayView2;
 use rayon::prelude::*;

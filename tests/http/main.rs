@@ -9,4 +9,5 @@ mod faults;
 mod fixture;
 mod overload;
 mod tls;
+mod views;
 mod watching;
