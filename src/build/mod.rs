@@ -23,6 +23,8 @@ mod plan;
 mod source;
 mod spec;
 mod spill;
+#[cfg(feature = "text")]
+mod texts;
 mod write;
 
 pub use attributes::AttributeReport;
@@ -31,18 +33,22 @@ pub(crate) use passes::NewRow;
 pub use plan::{Plan, auto_bytes, auto_lists};
 pub(crate) use source::{MAX_NORM, prepare_row};
 pub use spec::{BuildReport, BuildSpec, OnBad, Phase};
+#[cfg(feature = "text")]
+pub use texts::{EncodedTexts, TextInput, encode_texts};
 pub(crate) use write::{Output, Written};
 
 use ndarray::ArrayView2;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::Instant;
 
 use crate::dataset::VectorFile;
+#[cfg(feature = "text")]
+use crate::dataset::{Scalar, TextFile};
 use crate::dense::RecordLayout;
 use crate::error::{Error, Result};
 use crate::format::hex;
-use crate::index::{Files, Manifest, Provenance};
+use crate::index::{EncoderNote, Files, Manifest, Provenance};
 use crate::quantizer::Quantizer;
 use crate::train::{QuantizerSpec, Watch, train_quantizer};
 use crate::vfs::{RealVfs, Vfs};
@@ -51,8 +57,8 @@ use passes::{Assigned, Buckets, Passes, SpillFormat};
 
 /// Plans the build of `spec` without doing it: reads only the header of the input.
 pub fn plan(spec: &BuildSpec) -> Result<Plan> {
-    let file = VectorFile::open(&spec.input, spec.column.as_deref())?;
-    plan_for(spec, &file).map(|(plan, _)| plan)
+    let (rows, dim) = shape_of_input(spec)?;
+    plan_for(spec, rows, dim).map(|(plan, _)| plan)
 }
 
 /// Builds the index of `spec` on the real file system. Parallel work runs on the current rayon pool.
@@ -67,14 +73,16 @@ pub fn build_on(vfs: &dyn Vfs, spec: &BuildSpec, watch: &dyn Watch) -> Result<Bu
     if spec.views && spec.keys.is_none() {
         return Err(Error::params("views", "without keys every row is a document of its own; give --keys, too"));
     }
-    let file = VectorFile::open(&spec.input, spec.column.as_deref())?;
-    let (plan, given) = plan_for(spec, &file)?;
+    let (rows, dim) = shape_of_input(spec)?;
+    let (plan, given) = plan_for(spec, rows, dim)?;
     let commit = Commit::begin(vfs, &spec.output)?;
+    let (spec, encoder) = &vectors_of_texts(spec, commit.temporary(), &timer)?;
+    let file = VectorFile::open(&spec.input, spec.column.as_deref())?;
     let surveyed = attributes::survey(spec, file.rows(), &timer)?;
     // Dictionaries stay in memory until the columns are written.
     let dictionaries = surveyed.as_ref().map_or(0, |surveyed| surveyed.layout.memory_bytes() as u64);
     let spec = &BuildSpec { memory_limit: spec.memory_limit.saturating_sub(dictionaries), ..spec.clone() };
-    let plan = if dictionaries == 0 { plan } else { plan_with(spec, &file, given.as_ref())? };
+    let plan = if dictionaries == 0 { plan } else { plan_with(spec, rows, dim, given.as_ref())? };
     let (quantizer, provenance) = match given {
         Some(quantizer) => (quantizer, None),
         None => train(spec, &plan, file.reopen()?, &timer).map(|(quantizer, trained)| (quantizer, Some(trained)))?,
@@ -122,6 +130,7 @@ pub fn build_on(vfs: &dyn Vfs, spec: &BuildSpec, watch: &dyn Watch) -> Result<Bu
         calibration: Vec::new(),
         views: written.views,
         live: None,
+        encoder: encoder.clone(),
         build: Provenance {
             bigrain: env!("CARGO_PKG_VERSION").into(),
             seed: spec.seed,
@@ -145,22 +154,51 @@ pub fn build_on(vfs: &dyn Vfs, spec: &BuildSpec, watch: &dyn Watch) -> Result<Bu
     Ok(BuildReport { attributes, ..report(&manifest, &assigned, &quantizer, timer.phases(), started) })
 }
 
+/// Rows and dimension of what is built from.
+fn shape_of_input(spec: &BuildSpec) -> Result<(u64, usize)> {
+    #[cfg(feature = "text")]
+    if let Some(input) = &spec.texts {
+        return Ok((TextFile::open(&input.texts, &input.columns)?.rows(), input.open_encoder()?.dim()));
+    }
+    let file = VectorFile::open(&spec.input, spec.column.as_deref())?;
+    Ok((file.rows(), file.dim()))
+}
+
+/// Encodes texts into a file in `folder`: the spec of a build from that, and what the encoder was.
+#[cfg(feature = "text")]
+fn vectors_of_texts(spec: &BuildSpec, folder: &Path, watch: &dyn Watch) -> Result<(BuildSpec, Option<EncoderNote>)> {
+    let Some(input) = &spec.texts else { return Ok((spec.clone(), None)) };
+    let encoder = input.open_encoder()?;
+    let vectors = folder.join("texts.fbin");
+    let texts = TextFile::open(&input.texts, &input.columns)?;
+    encode_texts(&encoder, texts, &vectors, Scalar::F32, spec.on_bad, watch)?;
+    let path = std::path::absolute(&input.encoder).unwrap_or_else(|_| input.encoder.clone());
+    let note =
+        EncoderNote { id: encoder.id().into(), kind: encoder.kind().into(), max_tokens: encoder.max_tokens(), path };
+    Ok((BuildSpec { input: vectors, ..spec.clone() }, Some(note)))
+}
+
+#[cfg(not(feature = "text"))]
+fn vectors_of_texts(spec: &BuildSpec, _: &Path, _: &dyn Watch) -> Result<(BuildSpec, Option<EncoderNote>)> {
+    Ok((spec.clone(), None))
+}
+
 /// The plan, and the quantizer if one was given (its lists and codes decide then).
-fn plan_for(spec: &BuildSpec, file: &VectorFile) -> Result<(Plan, Option<Quantizer>)> {
-    let Some(path) = &spec.quantizer else { return Ok((plan_with(spec, file, None)?, None)) };
+fn plan_for(spec: &BuildSpec, rows: u64, dim: usize) -> Result<(Plan, Option<Quantizer>)> {
+    let Some(path) = &spec.quantizer else { return Ok((plan_with(spec, rows, dim, None)?, None)) };
     let quantizer = Quantizer::read(&RealVfs, path, None)?;
-    quantizer.check_dim(file.dim())?;
+    quantizer.check_dim(dim)?;
     if quantizer.metric() != spec.metric {
         let what = format!("metric of {}", path.display());
         return Err(Error::mismatch(what, spec.metric, quantizer.metric()));
     }
-    Ok((plan_with(spec, file, Some(&quantizer))?, Some(quantizer)))
+    Ok((plan_with(spec, rows, dim, Some(&quantizer))?, Some(quantizer)))
 }
 
-fn plan_with(spec: &BuildSpec, file: &VectorFile, given: Option<&Quantizer>) -> Result<Plan> {
+fn plan_with(spec: &BuildSpec, rows: u64, dim: usize, given: Option<&Quantizer>) -> Result<Plan> {
     match given {
-        None => Plan::new(spec, file.rows(), file.dim()),
-        Some(quantizer) => Plan::for_quantizer(spec, file.rows(), quantizer),
+        None => Plan::new(spec, rows, dim),
+        Some(quantizer) => Plan::for_quantizer(spec, rows, quantizer),
     }
 }
 

@@ -24,6 +24,9 @@ pub enum OnBad {
 pub struct BuildSpec {
     /// Vectors, one document a row, in any format of [`crate::dataset`].
     pub input: PathBuf,
+    /// Texts to build from in place of `input`.
+    #[cfg(feature = "text")]
+    pub texts: Option<super::TextInput>,
     /// Column of a Parquet input.
     pub column: Option<String>,
     /// One key a line; None: the row number.
@@ -64,6 +67,8 @@ impl BuildSpec {
     pub fn new(input: impl Into<PathBuf>, output: impl Into<PathBuf>) -> BuildSpec {
         BuildSpec {
             input: input.into(),
+            #[cfg(feature = "text")]
+            texts: None,
             column: None,
             keys: None,
             views: false,

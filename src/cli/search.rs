@@ -1,7 +1,7 @@
 //! `bigrain search`: queries from a file or from the command line, answered without a server.
 
 use std::io::{BufWriter, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use bigrain::dataset::VectorFile;
 use bigrain::dense::{Store, Tier};
@@ -23,7 +23,7 @@ pub(super) struct Options {
     #[arg(long, value_name = "DIR")]
     index: PathBuf,
     /// Query vectors: .npy .fbin .u8bin .i8bin .fvecs .bvecs .parquet, or IDX
-    #[arg(long, value_name = "VECTORS", required_unless_present = "vector", conflicts_with = "vector")]
+    #[arg(long, value_name = "VECTORS", required_unless_present_any = ["vector", "text"], conflicts_with_all = ["vector", "text"])]
     queries: Option<PathBuf>,
     /// Column of a Parquet file of queries
     #[arg(long, requires = "queries")]
@@ -31,6 +31,12 @@ pub(super) struct Options {
     /// One query, its numbers separated by commas: "0.1,0.2,..."
     #[arg(long, value_name = "NUMBERS", allow_hyphen_values = true)]
     vector: Option<String>,
+    /// One query in words
+    #[arg(long, value_name = "TEXT", conflicts_with = "vector")]
+    text: Option<String>,
+    /// Folder of the text encoder [default: the one that the index was built with]
+    #[arg(long, value_name = "DIR", requires = "text")]
+    encoder: Option<PathBuf>,
     /// Hits a query
     #[arg(short = 'k', long, value_name = "N", default_value_t = 10, value_parser = positive)]
     k: usize,
@@ -89,9 +95,13 @@ pub(super) fn run(options: &Options) -> Result<()> {
         ..SearchParams::default()
     };
     let mut out = BufWriter::new(std::io::stdout().lock());
-    match (&options.vector, &options.queries) {
-        (Some(text), _) => print(options, &searcher, &params, 0, &parse_vector(text)?, &mut out)?,
-        (None, Some(path)) => {
+    match (&options.vector, &options.text, &options.queries) {
+        (Some(text), ..) => print(options, &searcher, &params, 0, &parse_vector(text)?, &mut out)?,
+        (None, Some(text), _) => {
+            let vector = encode(&searcher, options.encoder.as_deref(), text)?;
+            print(options, &searcher, &params, 0, &vector, &mut out)?;
+        }
+        (None, None, Some(path)) => {
             let mut file = VectorFile::open(path, options.column.as_deref())?;
             let mut start = 0;
             while start < file.rows() {
@@ -105,9 +115,18 @@ pub(super) fn run(options: &Options) -> Result<()> {
                 start += rows;
             }
         }
-        (None, None) => unreachable!("clap asks for one of them"),
+        (None, None, None) => unreachable!("clap asks for one of them"),
     }
     printed(out.flush())
+}
+
+/// The vector of a text by the encoder in a folder, or by that of the index.
+fn encode(searcher: &Searcher, folder: Option<&Path>, text: &str) -> Result<Vec<f32>> {
+    let (encoder, notes) = searcher.index().manifest().open_encoder(folder)?;
+    notes.iter().for_each(|note| eprintln!("note: {note}"));
+    let none =
+        || Error::params("text", "the index was not built from texts; give the folder of an encoder by --encoder");
+    encoder.ok_or_else(none)?.encode_one(text)
 }
 
 fn parse_vector(text: &str) -> Result<Vec<f32>> {

@@ -30,6 +30,9 @@ pub(super) struct Options {
     /// Folder for what changes while serving: ads, control table, versions [default: none, read-only]
     #[arg(long, value_name = "DIR")]
     state: Option<PathBuf>,
+    /// Folder of the text encoder for queries in words [default: the one that the index was built with]
+    #[arg(long, value_name = "DIR")]
+    encoder: Option<PathBuf>,
     #[command(flatten)]
     settings: SettingsOptions,
 }
@@ -39,6 +42,9 @@ pub(super) fn run(options: &Options) -> Result<ExitCode> {
     log_to_stderr(config.log.format);
     if let Some(state) = &options.state {
         config.ads.state.clone_from(state);
+    }
+    if let Some(encoder) = &options.encoder {
+        config.encoder.path.clone_from(encoder);
     }
     let service = open(&options.index, config)?;
     serve_until_signal(service, |_| Ok(()))

@@ -44,16 +44,21 @@ impl Read for Limited {
 impl Commas {
     /// Opens a file of `rows` records, which are counted at once; also its names.
     pub(super) fn open(path: &Path, rows: u64) -> Result<(Commas, Vec<String>)> {
-        let mut counted = 0;
-        let mut commas = Commas::start(path)?;
-        commas.names()?;
-        while commas.next()?.is_some() {
-            counted += 1;
-        }
-        check_count(path, counted, rows)?;
+        check_count(path, Commas::count(path)?, rows)?;
         let mut commas = Commas::start(path)?;
         let names = commas.names()?;
         Ok((commas, names))
+    }
+
+    /// The records of a file, by reading it.
+    pub(super) fn count(path: &Path) -> Result<u64> {
+        let mut commas = Commas::start(path)?;
+        commas.names()?;
+        let mut counted = 0;
+        while commas.next()?.is_some() {
+            counted += 1;
+        }
+        Ok(counted)
     }
 
     fn start(path: &Path) -> Result<Commas> {

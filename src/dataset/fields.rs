@@ -56,8 +56,7 @@ impl FieldFile {
     /// `Io`; `Unsupported` for another ending; `InvalidInput` for another number of records or a header with empty or
     /// repeated names.
     pub fn open(path: &Path, rows: u64) -> Result<FieldFile> {
-        let ending = path.extension().map(|e| e.to_string_lossy().to_ascii_lowercase()).unwrap_or_default();
-        let source = match ending.as_str() {
+        let source = match ending(path).as_str() {
             "jsonl" => {
                 check_count(path, count_lines(path)?, rows)?;
                 Source::Objects(Lines::open(path, LONGEST)?)
@@ -69,15 +68,23 @@ impl FieldFile {
                 Source::Commas(Box::new(commas), header)
             }
             "parquet" => open_parquet(path, rows)?,
-            _ => {
-                return Err(Error::Unsupported {
-                    what: format!("the ending of {}", path.display()),
-                    remedy: "records are read from .jsonl (one object a line), .tsv and .csv (with a header line) and .parquet"
-                        .into(),
-                });
-            }
+            _ => return Err(unknown_ending(path)),
         };
         Ok(FieldFile { source })
+    }
+
+    /// The records of a file.
+    ///
+    /// # Errors
+    /// As [`FieldFile::open`].
+    pub fn count(path: &Path) -> Result<u64> {
+        match ending(path).as_str() {
+            "jsonl" => count_lines(path),
+            "tsv" => Ok(count_lines(path)?.saturating_sub(1)),
+            "csv" => Commas::count(path),
+            "parquet" => count_parquet(path),
+            _ => Err(unknown_ending(path)),
+        }
     }
 
     /// Whether the records are cells without types.
@@ -139,6 +146,18 @@ impl FieldFile {
 
 const END: &str = "the file ends here: more records were asked for than it has";
 
+fn ending(path: &Path) -> String {
+    path.extension().map(|e| e.to_string_lossy().to_ascii_lowercase()).unwrap_or_default()
+}
+
+fn unknown_ending(path: &Path) -> Error {
+    Error::Unsupported {
+        what: format!("the ending of {}", path.display()),
+        remedy: "records are read from .jsonl (one object a line), .tsv and .csv (with a header line) and .parquet"
+            .into(),
+    }
+}
+
 fn open_tabs(path: &Path, rows: u64) -> Result<Source> {
     let lines = count_lines(path)?;
     if lines == 0 {
@@ -157,13 +176,28 @@ fn open_parquet(path: &Path, rows: u64) -> Result<Source> {
     ParquetRecords::open(path, rows).map(|records| Source::Parquet(Box::new(records)))
 }
 
+#[cfg(feature = "parquet")]
+fn count_parquet(path: &Path) -> Result<u64> {
+    ParquetRecords::count(path)
+}
+
 #[cfg(not(feature = "parquet"))]
 fn open_parquet(path: &Path, _rows: u64) -> Result<Source> {
-    Err(Error::Unsupported {
+    Err(no_parquet(path))
+}
+
+#[cfg(not(feature = "parquet"))]
+fn count_parquet(path: &Path) -> Result<u64> {
+    Err(no_parquet(path))
+}
+
+#[cfg(not(feature = "parquet"))]
+fn no_parquet(path: &Path) -> Error {
+    Error::Unsupported {
         what: format!("Parquet ({})", path.display()),
         remedy: "this program was built without the feature `parquet`; build it with, or convert the file to .csv"
             .into(),
-    })
+    }
 }
 
 fn check_object(text: &str) -> Result<(), String> {

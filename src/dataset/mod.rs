@@ -1,4 +1,4 @@
-//! Other people's files: vectors, ground truth, keys, ids, fields, training pairs, runs.
+//! Other people's files: vectors, texts, ground truth, keys, ids, fields, training pairs, runs.
 //!
 //! The easy version of a vector file is an array in memory. The departures from it:
 //!
@@ -48,6 +48,7 @@ pub mod split;
 pub mod synthetic;
 #[cfg(test)]
 mod tests;
+mod texts;
 mod truth;
 mod write;
 
@@ -59,6 +60,7 @@ pub use pairs::{Pair, read_pairs};
 pub use qrels::{Judgement, Naming, read_qrels};
 pub use run::RunWriter;
 pub use scalar::Scalar;
+pub use texts::TextFile;
 pub use truth::Truth;
 pub use write::VectorWriter;
 

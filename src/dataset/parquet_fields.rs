@@ -69,6 +69,16 @@ impl ParquetRecords {
         })
     }
 
+    /// The rows of a file, as its footer says.
+    pub(super) fn count(path: &Path) -> Result<u64> {
+        without_panic(path, "footer", || {
+            let wrong = |e| Error::input(path, "footer", format!("not a readable Parquet file ({e})"));
+            let file = File::open(path).map_err(Error::io(path))?;
+            let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(wrong)?;
+            Ok(u64::try_from(builder.metadata().file_metadata().num_rows()).unwrap_or(0))
+        })
+    }
+
     pub(super) fn left_out(&self) -> &[String] {
         &self.left_out
     }

@@ -156,15 +156,35 @@ impl Encoder {
     /// # Errors
     /// As [`Encoder::tokens`], of the first such text, with its place.
     pub fn encode<T: AsRef<str> + Sync>(&self, texts: &[T]) -> Result<Array2<f32>> {
-        let tokens: Vec<_> = texts.par_iter().map(|text| self.tokens(text.as_ref())).collect();
-        let at = |(place, tokens): (usize, Result<Vec<u32>>)| {
-            tokens.map_err(|e| match e {
-                Error::InvalidParams { reason, .. } => Error::params("text", format!("text {place}: {reason}")),
-                other => other,
-            })
-        };
-        let tokens = tokens.into_iter().enumerate().map(at).collect::<Result<Vec<_>>>()?;
-        Ok(self.vectors(&tokens))
+        let (vectors, bad) = self.encode_each(texts);
+        match bad.into_iter().next() {
+            None => Ok(vectors),
+            Some((place, reason)) => Err(Error::params("text", format!("text {place}: {reason}"))),
+        }
+    }
+
+    /// As [`Encoder::encode`], but a text that cannot be encoded spoils only its own row, which is not a number; its place and
+    /// the reason stand beside.
+    pub fn encode_each<T: AsRef<str> + Sync>(&self, texts: &[T]) -> (Array2<f32>, Vec<(usize, String)>) {
+        let read = |text: &T| check_text(text.as_ref()).and_then(|()| self.tokens.of(text.as_ref()));
+        let read: Vec<_> = texts.par_iter().map(read).collect();
+        let (mut places, mut sequences, mut bad) = (Vec::new(), Vec::new(), Vec::new());
+        for (place, tokens) in read.into_iter().enumerate() {
+            match tokens {
+                Ok(tokens) => {
+                    places.push(place);
+                    sequences.push(tokens);
+                }
+                Err(reason) => bad.push((place, reason)),
+            }
+        }
+        let vectors = self.vectors(&sequences);
+        if bad.is_empty() {
+            return (vectors, bad);
+        }
+        let mut out = Array2::from_elem((texts.len(), self.dim()), f32::NAN);
+        places.iter().zip(vectors.rows()).for_each(|(&place, row)| out.row_mut(place).assign(&row));
+        (out, bad)
     }
 
     /// The vectors of sequences of tokens. Sequences of about the same length share a batch.
@@ -225,5 +245,7 @@ fn check_text(text: &str) -> std::result::Result<(), String> {
     Ok(())
 }
 
+#[cfg(test)]
+pub(crate) mod testing;
 #[cfg(test)]
 mod tests;

@@ -1,93 +1,12 @@
 //! Small made models against a plain double-precision forward pass; damaged and mismatched folders.
 
-use std::collections::HashMap;
 use std::path::Path;
 
-use safetensors::tensor::{Dtype, TensorView};
 use serde_json::json;
 
+use super::testing::*;
 use super::*;
 use crate::sample::Rng;
-
-const WORDS: [&str; 9] = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "red", "shoe", "blue", "##s", "."];
-const H: usize = 12;
-const HEADS: usize = 3;
-const WIDE: usize = 20;
-const LAYERS: usize = 2;
-const POSITIONS: usize = 16;
-
-/// Tensors by name, with their shapes.
-type Tensors = HashMap<String, (Vec<usize>, Vec<f32>)>;
-
-fn write_tensors(dir: &Path, tensors: &Tensors) {
-    let bytes: Vec<(String, Vec<usize>, Vec<u8>)> = tensors
-        .iter()
-        .map(|(name, (shape, v))| (name.clone(), shape.clone(), v.iter().flat_map(|v| v.to_le_bytes()).collect()))
-        .collect();
-    let views = bytes.iter().map(|(name, shape, bytes)| {
-        (name.as_str(), TensorView::new(Dtype::F32, shape.clone(), bytes).expect("the shape fits"))
-    });
-    let file = safetensors::serialize(views, None).unwrap();
-    std::fs::write(dir.join(files::WEIGHTS), file).unwrap();
-}
-
-fn write_json(dir: &Path, name: &str, value: &serde_json::Value) {
-    std::fs::create_dir_all(dir.join(name).parent().unwrap()).unwrap();
-    std::fs::write(dir.join(name), value.to_string()).unwrap();
-}
-
-fn write_tokenizer(dir: &Path, words: &[&str]) {
-    let vocabulary: HashMap<&str, usize> = words.iter().enumerate().map(|(i, w)| (*w, i)).collect();
-    let tokenizer = json!({
-        "version": "1.0", "truncation": null, "padding": {"strategy": {"Fixed": 8}, "direction": "Right",
-            "pad_to_multiple_of": null, "pad_id": 0, "pad_type_id": 0, "pad_token": "[PAD]"},
-        "added_tokens": [], "post_processor": null, "decoder": null,
-        "normalizer": {"type": "BertNormalizer", "clean_text": true, "handle_chinese_chars": true, "strip_accents": null,
-            "lowercase": true},
-        "pre_tokenizer": {"type": "BertPreTokenizer"},
-        "model": {"type": "WordPiece", "unk_token": "[UNK]", "continuing_subword_prefix": "##",
-            "max_input_chars_per_word": 100, "vocab": vocabulary},
-    });
-    write_json(dir, files::TOKENIZER, &tokenizer);
-}
-
-fn bert_tensors() -> Tensors {
-    let mut rng = Rng::new(3);
-    let mut tensors = Tensors::new();
-    let mut add = |name: String, shape: &[usize]| {
-        let v = (0..shape.iter().product()).map(|_| rng.normal() * 0.3).collect();
-        tensors.insert(name, (shape.to_vec(), v));
-    };
-    for (name, rows) in [("word", WORDS.len()), ("position", POSITIONS), ("token_type", 2)] {
-        add(format!("embeddings.{name}_embeddings.weight"), &[rows, H]);
-    }
-    let mut linear = |name: String, shape: &[usize]| {
-        add(format!("{name}.weight"), shape);
-        add(format!("{name}.bias"), &shape[..1]);
-    };
-    linear("embeddings.LayerNorm".into(), &[H]);
-    for layer in 0..LAYERS {
-        for part in ["self.query", "self.key", "self.value", "output.dense"] {
-            linear(format!("encoder.layer.{layer}.attention.{part}"), &[H, H]);
-        }
-        linear(format!("encoder.layer.{layer}.attention.output.LayerNorm"), &[H]);
-        linear(format!("encoder.layer.{layer}.intermediate.dense"), &[WIDE, H]);
-        linear(format!("encoder.layer.{layer}.output.dense"), &[H, WIDE]);
-        linear(format!("encoder.layer.{layer}.output.LayerNorm"), &[H]);
-    }
-    tensors
-}
-
-fn bert_config() -> serde_json::Value {
-    json!({"model_type": "bert", "hidden_size": H, "num_hidden_layers": LAYERS, "num_attention_heads": HEADS,
-        "intermediate_size": WIDE, "max_position_embeddings": POSITIONS, "hidden_act": "gelu", "layer_norm_eps": 1e-12})
-}
-
-fn write_bert(dir: &Path) {
-    write_tensors(dir, &bert_tensors());
-    write_tokenizer(dir, &WORDS);
-    write_json(dir, "config.json", &bert_config());
-}
 
 /// The definition, a sequence at a time, in f64.
 struct Plain(Tensors);
@@ -209,24 +128,11 @@ fn long_texts_are_cut_to_the_model_s_tokens() {
     assert!(wrong.to_string().contains("3 to 5"), "{wrong}");
 }
 
-fn write_static(dir: &Path, scaled: bool) -> Tensors {
-    let mut rng = Rng::new(5);
-    let mut random = |n: usize| (0..n).map(|_| rng.normal()).collect::<Vec<f32>>();
-    let mut tensors = Tensors::from([("embedding.weight".into(), (vec![WORDS.len(), 4], random(WORDS.len() * 4)))]);
-    if scaled {
-        tensors.insert("token.weight".into(), (vec![WORDS.len()], random(WORDS.len())));
-        tensors.insert("projection.weight".into(), (vec![6, 4], random(24)));
-    }
-    write_tensors(dir, &tensors);
-    write_tokenizer(dir, &WORDS);
-    tensors
-}
-
 #[test]
 fn a_static_encoder_sums_its_table() {
     let dir = tempfile::tempdir().unwrap();
     for scaled in [false, true] {
-        let tensors = write_static(dir.path(), scaled);
+        let tensors = write_table(dir.path(), scaled);
         let encoder = Encoder::open(dir.path()).unwrap();
         let table = &tensors["embedding.weight"].1;
         let mut sum = vec![0f64; 4];
@@ -253,6 +159,10 @@ fn texts_that_cannot_be_encoded_are_named() {
         let error = encoder.encode(&["red", text]).unwrap_err().to_string();
         assert!(error.contains("text 1") && error.contains(expected), "{error}");
     }
+    let (vectors, bad) = encoder.encode_each(&["", "red", " "]);
+    assert_eq!(bad.iter().map(|(place, _)| *place).collect::<Vec<_>>(), [0, 2]);
+    assert!(vectors.row(0).iter().all(|v| v.is_nan()) && vectors.row(2).iter().all(|v| v.is_nan()));
+    assert_eq!(vectors.row(1).to_vec(), encoder.encode_one("red").unwrap());
     assert_eq!(encoder.encode::<&str>(&[]).unwrap().dim(), (0, H));
     assert!(encoder.encode_one(&"red ".repeat(MAX_TEXT / 4)).is_ok(), "a megabyte of words");
 }
@@ -320,7 +230,7 @@ fn damaged_weights_are_refused_and_never_panic() {
 fn equal_encoders_have_equal_ids() {
     let (a, b) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     write_bert(a.path());
-    write_static(b.path(), true);
+    write_table(b.path(), true);
     let id = |dir: &Path| Encoder::open(dir).unwrap().id().to_string();
     assert_eq!(id(a.path()), id(a.path()));
     assert_ne!(id(a.path()), id(b.path()));

@@ -8,7 +8,7 @@
 //! ```
 
 use serde::{Deserialize, Serialize};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
 use crate::format::{FileEntry, seal_json, unseal_json};
@@ -71,6 +71,9 @@ pub struct Manifest {
     /// The live changes that it includes; none where it was built from files.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub live: Option<Included>,
+    /// What made its vectors, where it was built from texts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub encoder: Option<EncoderNote>,
     /// How it was built.
     pub build: Provenance,
     /// The files.
@@ -110,6 +113,20 @@ pub struct Included {
     pub journal: String,
     /// All its records up to this number.
     pub seq: u64,
+}
+
+/// The text encoder that made the vectors of an index.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EncoderNote {
+    /// Thirty-two hexadecimal digits over its files.
+    pub id: String,
+    /// `bert` or `static`.
+    pub kind: String,
+    /// Tokens of a text that were read at most.
+    pub max_tokens: usize,
+    /// Where it was then.
+    pub path: PathBuf,
 }
 
 /// How an index was built, for people.
@@ -291,6 +308,12 @@ mod tests {
             calibration: Vec::new(),
             views: Some(Views { parents: 4, most: 3 }),
             live: Some(Included { journal: "ff".into(), seq: 9 }),
+            encoder: Some(EncoderNote {
+                id: "ee".into(),
+                kind: "static".into(),
+                max_tokens: 512,
+                path: "models/small".into(),
+            }),
             build: Provenance {
                 bigrain: "0".into(),
                 seed: 1,
@@ -321,7 +344,15 @@ mod tests {
 
     #[test]
     fn a_manifest_from_before_there_were_heads_and_changes_is_read() {
-        let new = Manifest { dense_dim: 4, heads: Vec::new(), router: false, views: None, live: None, ..manifest() };
+        let new = Manifest {
+            dense_dim: 4,
+            heads: Vec::new(),
+            router: false,
+            views: None,
+            live: None,
+            encoder: None,
+            ..manifest()
+        };
         let mut fields: serde_json::Map<String, serde_json::Value> =
             serde_json::from_value(serde_json::to_value(&new).unwrap()).unwrap();
         for name in ["dense_dim", "heads", "router"] {

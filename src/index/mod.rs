@@ -17,13 +17,15 @@ mod canary;
 mod fields;
 mod keys;
 mod manifest;
+#[cfg(feature = "text")]
+mod text;
 
 pub use crate::dense::OpenOptions;
 pub use calibration::{Calibration, Effort, Goal, Prefix};
 pub use canary::Canary;
 pub(crate) use fields::FieldsWriter;
 pub(crate) use keys::{KeysWriter, mix};
-pub use manifest::{Files, Included, MANIFEST, Manifest, Provenance, Views};
+pub use manifest::{EncoderNote, Files, Included, MANIFEST, Manifest, Provenance, Views};
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

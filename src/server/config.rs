@@ -20,13 +20,15 @@ use super::telemetry::LogSection;
 use super::tls::TlsSection;
 use crate::ads::{AdSettings, CollectionOptions};
 use crate::dense::{OpenOptions, Store, Tier};
+use crate::encoder::Encoder;
 use crate::error::{Error, Result};
+use crate::index::Manifest;
 
 /// The defaults, with a line on each key.
 pub const DEFAULTS: &str = include_str!("../../config/server.toml");
 
 /// Settings whose values are paths: in a file they are relative to the folder of that file.
-const PATHS: [&str; 7] = [
+const PATHS: [&str; 8] = [
     "known_queries.texts",
     "known_queries.vectors",
     "auth.keys_file",
@@ -34,6 +36,7 @@ const PATHS: [&str; 7] = [
     "tls.key",
     "ads.state",
     "ads.versions",
+    "encoder.path",
 ];
 
 /// Everything that can be set; `config/server.toml` explains each key.
@@ -53,6 +56,7 @@ pub struct ServerConfig {
     pub log: LogSection,
     pub slow_log: SlowLogSection,
     pub known_queries: KnownQueriesSection,
+    pub encoder: EncoderSection,
 }
 
 /// `[server]`.
@@ -154,6 +158,24 @@ pub struct Workers {
 pub struct KnownQueriesSection {
     pub texts: PathBuf,
     pub vectors: PathBuf,
+}
+
+/// `[encoder]`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[allow(missing_docs)]
+pub struct EncoderSection {
+    pub path: PathBuf,
+}
+
+impl EncoderSection {
+    /// Opens the encoder for query texts, if there is one, and says what is to be known of it.
+    ///
+    /// # Errors
+    /// As [`Manifest::open_encoder`].
+    pub fn open(&self, manifest: &Manifest) -> Result<(Option<Encoder>, Vec<String>)> {
+        manifest.open_encoder((!self.path.as_os_str().is_empty()).then_some(&self.path))
+    }
 }
 
 impl Default for ServerConfig {

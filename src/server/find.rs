@@ -135,7 +135,14 @@ impl Service {
     pub(super) fn rules<'a>(&'a self, pinned: &'a Pinned) -> Rules<'a> {
         let searcher = &pinned.version.searcher;
         let calibration = &searcher.index().manifest().calibration;
-        Rules { config: &self.config, known: &self.known, dim: searcher.dim(), metric: searcher.metric(), calibration }
+        Rules {
+            config: &self.config,
+            known: &self.known,
+            encoder: self.encoder.as_ref(),
+            dim: searcher.dim(),
+            metric: searcher.metric(),
+            calibration,
+        }
     }
 }
 

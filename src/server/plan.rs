@@ -11,6 +11,8 @@ use super::known::KnownQueries;
 use super::problem::Problem;
 use crate::ads::{AdQuery, Block, CapBy, Diversity, RankBy, Ranking};
 use crate::dataset::Scalar;
+use crate::encoder::Encoder;
+use crate::error::Error;
 use crate::index::Calibration;
 use crate::search::SearchParams;
 use crate::types::{Key, Metric};
@@ -38,6 +40,7 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
 pub(super) struct Rules<'a> {
     pub(super) config: &'a ServerConfig,
     pub(super) known: &'a KnownQueries,
+    pub(super) encoder: Option<&'a Encoder>,
     pub(super) dim: usize,
     pub(super) metric: Metric,
     /// What recall targets are met by.
@@ -325,10 +328,18 @@ impl Rules<'_> {
         if let Some(vector) = self.known.vector(text) {
             return Ok(vector.to_vec());
         }
+        if let Some(encoder) = self.encoder {
+            return encoder.encode_one(text).map_err(|error| match error {
+                Error::InvalidParams { reason, .. } => {
+                    Problem::meaning("text_not_encodable", "/text", reason, "send a few words, or a vector")
+                }
+                other => other.into(),
+            });
+        }
         let shown: String = text.chars().take(80).collect();
         let detail = format!("{shown:?} is not one of the {} known query texts", self.known.texts().len());
         let remedy = match self.known.offer(text) {
-            near if near.is_empty() => "this server knows no query texts; send vector instead".to_string(),
+            near if near.is_empty() => "this server has no text encoder; send vector instead".to_string(),
             near => format!(
                 "try {}, or send vector instead",
                 near.iter().map(|n| format!("{n:?}")).collect::<Vec<_>>().join(", ")

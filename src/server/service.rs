@@ -18,6 +18,7 @@ use serde_json::value::{RawValue, to_raw_value};
 
 use super::api::{
     AttributeAnswer, BatchAnswer, BatchRequest, CollectionAnswer, LimitsAnswer, NpyParams, SearchAnswer, SearchRequest,
+    TextEncoderAnswer,
 };
 use super::config::ServerConfig;
 use super::known::KnownQueries;
@@ -31,6 +32,7 @@ use super::status::{LiveState, RecallEstimate, Status};
 use super::trail::{Step, Trail};
 use crate::ads::{Collection, Estimate, OnlineRecall, Pinned};
 use crate::attributes::Attribute;
+use crate::encoder::Encoder;
 use crate::error::{Error, Result};
 use crate::search::{Scratch, Searcher};
 
@@ -47,6 +49,8 @@ pub struct Service {
     pub(super) config: ServerConfig,
     pub(super) collection: Arc<Collection>,
     pub(super) known: KnownQueries,
+    /// Makes vectors of texts that are not known.
+    pub(super) encoder: Option<Encoder>,
     pub(super) recall: Option<OnlineRecall>,
     pub(super) pool: Pool<WorkerState>,
     pub(super) metrics: Metrics,
@@ -95,6 +99,8 @@ impl Service {
             true => KnownQueries::default(),
             false => KnownQueries::load(&files.texts, &files.vectors, active.searcher.dim())?,
         };
+        let (encoder, notes) = config.encoder.open(active.searcher.index().manifest())?;
+        notes.iter().for_each(|note| tracing::warn!("{note}"));
         let threads = match config.workers.threads {
             0 => std::thread::available_parallelism().map_or(1, usize::from),
             threads => threads,
@@ -115,7 +121,19 @@ impl Service {
         let since_epoch = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
         let run = since_epoch.as_nanos() as u32 ^ std::process::id();
         let (metrics, draining, requests) = Default::default();
-        Ok(Arc::new(Service { config, collection, known, recall, pool, metrics, platform, draining, run, requests }))
+        Ok(Arc::new(Service {
+            config,
+            collection,
+            known,
+            encoder,
+            recall,
+            pool,
+            metrics,
+            platform,
+            draining,
+            run,
+            requests,
+        }))
     }
 
     /// The settings in force.
@@ -223,6 +241,11 @@ impl Service {
             memory_bytes: pinned.version.memory_bytes(),
             notes: searcher.notes(),
             known_queries: self.known.texts().len(),
+            text_encoder: self.encoder.as_ref().map(|encoder| TextEncoderAnswer {
+                id: encoder.id(),
+                kind: encoder.kind(),
+                max_tokens: encoder.max_tokens(),
+            }),
             limits: self.limits(),
         })
     }

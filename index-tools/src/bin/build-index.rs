@@ -8,9 +8,10 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use bigrain::attributes::parse_declared;
+#[cfg(feature = "text")]
+use bigrain::build::TextInput;
 use bigrain::build::{AttributeReport, BuildReport, BuildSpec, Plan, build, plan};
 use bigrain::calibrate::{calibrate_index, open_queries};
-use bigrain::dataset::VectorFile;
 use bigrain::error::Result;
 use bigrain::index::Calibration;
 use clap::Parser;
@@ -37,6 +38,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 /// Examples:
 ///
 ///     build-index --input vectors.npy --output index
+///     build-index --texts products.tsv --text-columns title,description --encoder models/minilm --output index
 ///     build-index --input vectors.fbin --output index --metric l2 --dense f16 --memory-limit 2GiB --dry-run
 ///
 /// Settings are taken from flags, then the environment (BIGRAIN_BUILD_...), then the file given by --config, then
@@ -46,7 +48,12 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 struct Arguments {
     /// The vectors, one document a row
     #[arg(long, value_name = "VECTORS")]
-    input: PathBuf,
+    #[cfg_attr(feature = "text", arg(required_unless_present = "texts"))]
+    #[cfg_attr(not(feature = "text"), arg(required = true))]
+    input: Option<PathBuf>,
+    #[cfg(feature = "text")]
+    #[command(flatten)]
+    from_texts: Texts,
     /// The index directory: empty, new, or an index that is to be replaced
     #[arg(long, value_name = "DIR")]
     output: PathBuf,
@@ -86,6 +93,32 @@ struct Arguments {
     json: bool,
 }
 
+/// Texts in place of vectors.
+#[cfg(feature = "text")]
+#[derive(Debug, clap::Args)]
+struct Texts {
+    /// Texts to encode in place of vectors, one document a row: .txt (a text a line), .tsv, .csv, .jsonl or .parquet
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["input", "column"], requires = "encoder")]
+    texts: Option<PathBuf>,
+    /// Columns of --texts that are joined to a text [default: text]
+    #[arg(long, value_name = "NAME,...", value_delimiter = ',', requires = "texts")]
+    text_columns: Vec<String>,
+    /// Folder of the encoder: model.safetensors and tokenizer.json of a BERT or of a static encoder
+    #[arg(long, value_name = "DIR", requires = "texts")]
+    encoder: Option<PathBuf>,
+    /// Tokens of a text that are read at most [default: what the encoder takes]
+    #[arg(long, value_name = "N", requires = "texts")]
+    max_tokens: Option<usize>,
+}
+
+#[cfg(feature = "text")]
+impl Texts {
+    fn input(self) -> Option<TextInput> {
+        let Texts { texts, text_columns: columns, encoder, max_tokens } = self;
+        Some(TextInput { texts: texts?, columns, encoder: encoder?, max_tokens })
+    }
+}
+
 fn main() -> ExitCode {
     finish("build-index", run(Arguments::parse()))
 }
@@ -101,7 +134,9 @@ fn run(arguments: Arguments) -> Result<(), Failure> {
         attribute_types: parse_declared(arguments.attribute_types.as_deref().unwrap_or_default())?,
         column: arguments.column,
         quantizer: arguments.quantizer,
-        ..BuildSpec::new(arguments.input, arguments.output)
+        #[cfg(feature = "text")]
+        texts: arguments.from_texts.input(),
+        ..BuildSpec::new(arguments.input.unwrap_or_default(), arguments.output)
     };
     recipe.apply(&mut spec);
     if arguments.dry_run {
@@ -110,7 +145,7 @@ fn run(arguments: Arguments) -> Result<(), Failure> {
     } else {
         if let Some(queries) = &arguments.queries {
             // A wrong file should not be found out after a long build.
-            open_queries(queries, VectorFile::open(&spec.input, spec.column.as_deref())?.dim())?;
+            open_queries(queries, plan(&spec)?.dim)?;
         }
         let progress = Progress::start("build-index", "rows", &spec.output)?;
         let report = build(&spec, &progress)?;

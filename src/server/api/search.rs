@@ -18,7 +18,7 @@ pub(in crate::server) struct SearchRequest {
     pub(in crate::server) vector_b64: Option<String>,
     /// Element type of `vector_b64`; f32 when left out.
     pub(in crate::server) dtype: Option<Dtype>,
-    /// One of the known query texts.
+    /// A query in words: one of the known query texts, or any where the server has an encoder.
     pub(in crate::server) text: Option<String>,
     /// "More like this": the key of a row, which itself is left out of the hits.
     pub(in crate::server) key: Option<u64>,
@@ -359,7 +359,19 @@ pub(in crate::server) struct CollectionAnswer<'a> {
     pub(in crate::server) memory_bytes: u64,
     pub(in crate::server) notes: &'a [String],
     pub(in crate::server) known_queries: usize,
+    /// What makes vectors of texts that are not known; null where texts must be known ones.
+    pub(in crate::server) text_encoder: Option<TextEncoderAnswer<'a>>,
     pub(in crate::server) limits: LimitsAnswer,
+}
+
+/// An encoder of texts.
+#[derive(Serialize, ToSchema)]
+pub(in crate::server) struct TextEncoderAnswer<'a> {
+    pub(in crate::server) id: &'a str,
+    /// `bert` or `static`.
+    pub(in crate::server) kind: &'static str,
+    /// Tokens of a text that are read at most.
+    pub(in crate::server) max_tokens: usize,
 }
 
 /// An attribute that can be filtered by.

@@ -1,0 +1,135 @@
+//! Texts in place of vectors: they are encoded once into a temporary file, which is then built from as any other.
+//!
+//! A build reads its input twice; a text is worth milliseconds of a large encoder, its vector some hundred bytes of disk.
+
+use std::path::{Path, PathBuf};
+
+use crate::dataset::{Scalar, TextFile, VectorWriter};
+use crate::encoder::{Encoder, EncoderOptions};
+use crate::error::{Error, Result};
+use crate::train::Watch;
+
+use super::spec::OnBad;
+
+/// Texts that are read before they are encoded together.
+const CHUNK: usize = 2048;
+/// Bytes of texts at which a chunk ends.
+const CHUNK_BYTES: usize = 16 << 20;
+
+/// Texts to build from, and what makes vectors of them.
+#[derive(Clone, Debug)]
+pub struct TextInput {
+    /// A text a row ([`TextFile`]).
+    pub texts: PathBuf,
+    /// The columns that are joined to a text; none: `text`.
+    pub columns: Vec<String>,
+    /// Folder of the encoder.
+    pub encoder: PathBuf,
+    /// Tokens of a text that are read at most.
+    pub max_tokens: Option<usize>,
+}
+
+impl TextInput {
+    /// Opens the encoder.
+    ///
+    /// # Errors
+    /// As [`Encoder::open_with`].
+    pub fn open_encoder(&self) -> Result<Encoder> {
+        Encoder::open_with(&self.encoder, EncoderOptions { max_tokens: self.max_tokens })
+    }
+}
+
+/// What [`encode_texts`] made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct EncodedTexts {
+    /// Rows of the file.
+    pub rows: u64,
+    /// Rows that could not be encoded; their vectors are not numbers.
+    pub bad: u64,
+}
+
+/// Encodes the texts of a file into a file of vectors (`.npy`, or `.fbin` with f32), in bounded memory; row i is that of text i.
+///
+/// # Errors
+/// `InvalidInput` naming the row of the first text that cannot be encoded, unless `on_bad` says to skip: then its vector is not a
+/// number, which a build that skips bad rows leaves out. `Io`.
+pub fn encode_texts(
+    encoder: &Encoder,
+    mut texts: TextFile,
+    output: &Path,
+    scalar: Scalar,
+    on_bad: OnBad,
+    watch: &dyn Watch,
+) -> Result<EncodedTexts> {
+    watch.begin("encode texts", texts.rows());
+    let mut writer = VectorWriter::create(output, scalar, encoder.dim())?;
+    let (mut done, mut bad) = (0u64, 0u64);
+    loop {
+        let chunk = read_chunk(&mut texts)?;
+        if chunk.is_empty() {
+            writer.finish()?;
+            return Ok(EncodedTexts { rows: done, bad });
+        }
+        let (vectors, wrong) = encoder.encode_each(&chunk);
+        if let (Some((row, reason)), OnBad::Fail) = (wrong.first(), on_bad) {
+            return Err(Error::input(texts.path(), format!("row {}", done + *row as u64), reason.as_str()));
+        }
+        bad += wrong.len() as u64;
+        writer.write(vectors.as_slice().expect("C order"))?;
+        done += chunk.len() as u64;
+        watch.advance(chunk.len() as u64);
+        watch.check()?;
+    }
+}
+
+fn read_chunk(texts: &mut TextFile) -> Result<Vec<String>> {
+    let (mut chunk, mut bytes) = (Vec::new(), 0);
+    while chunk.len() < CHUNK && bytes < CHUNK_BYTES {
+        let Some(text) = texts.next_text()? else { break };
+        bytes += text.len();
+        chunk.push(text);
+    }
+    Ok(chunk)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dataset::VectorFile;
+    use crate::encoder::testing::write_static;
+    use crate::train::Silent;
+
+    fn encoded(content: &str, on_bad: OnBad) -> Result<(EncodedTexts, Vec<f32>, Encoder)> {
+        let dir = tempfile::tempdir().unwrap();
+        write_static(dir.path());
+        let encoder = Encoder::open(dir.path()).unwrap();
+        let (texts, vectors) = (dir.path().join("t.txt"), dir.path().join("v.npy"));
+        std::fs::write(&texts, content).unwrap();
+        let made = encode_texts(&encoder, TextFile::open(&texts, &[])?, &vectors, Scalar::F32, on_bad, &Silent)?;
+        let mut file = VectorFile::open(&vectors, None).unwrap();
+        let mut values = vec![0.0; file.rows() as usize * file.dim()];
+        file.read(0, &mut values).unwrap();
+        Ok((made, values, encoder))
+    }
+
+    #[test]
+    fn rows_are_those_of_the_texts() {
+        let lines: Vec<String> = (0..CHUNK + 3).map(|i| format!("red shoe {}", "blue ".repeat(i % 5))).collect();
+        let (made, values, encoder) = encoded(&lines.join("\n"), OnBad::Fail).unwrap();
+        assert_eq!(made, EncodedTexts { rows: lines.len() as u64, bad: 0 });
+        for row in [0, 1, CHUNK - 1, CHUNK, CHUNK + 2] {
+            let expected = encoder.encode_one(&lines[row]).unwrap();
+            assert_eq!(values[row * encoder.dim()..(row + 1) * encoder.dim()], expected);
+        }
+    }
+
+    #[test]
+    fn an_empty_text_is_named_or_skipped() {
+        let error = encoded("red\n\nblue\n", OnBad::Fail).unwrap_err().to_string();
+        assert!(error.contains("row 1") && error.contains("empty"), "{error}");
+        let (made, values, encoder) = encoded("red\n\nblue\n", OnBad::Skip).unwrap();
+        assert_eq!(made, EncodedTexts { rows: 3, bad: 1 });
+        let nan: Vec<bool> = values.chunks(encoder.dim()).map(|row| row.iter().all(|v| v.is_nan())).collect();
+        assert_eq!(nan, [false, true, false]);
+    }
+}
