@@ -70,9 +70,7 @@ impl SampledRows {
                 let counts = query.ranking.is_relevant(candidate.relevance)
                     && !known.contains(&hit.key)
                     && !query.block.keys.contains(&hit.key);
-                if counts
-                    && candidate.rank_score > worst.rank_score
-                    && Self::is_best_view(view, vector, hit, scratch)?
+                if counts && candidate.rank_score > worst.rank_score && Self::is_best_view(view, vector, hit, scratch)?
                 {
                     missed.insert(hit.key);
                 }

@@ -125,8 +125,10 @@ fn for_hits(choosing: &Queries<'_>, checking: &Queries<'_>, watch: &dyn Watch) -
     let wide = wide(searcher, choosing.vectors, &choosing.truth, k)?;
     watch.advance(1);
     let prefix = |weight, most| Prefix { weight, effort: 0.0, most };
-    let (lists, candidates) =
-        (searcher.index().manifest().lists, (MOST_CANDIDATES.max(10 * searcher.rows_for(k))).min(searcher.rows() as usize));
+    let (lists, candidates) = (
+        searcher.index().manifest().lists,
+        (MOST_CANDIDATES.max(10 * searcher.rows_for(k))).min(searcher.rows() as usize),
+    );
     let goal = Goal {
         lists: prefix(wide.lists.best_weight(), lists),
         often_lists: lists,

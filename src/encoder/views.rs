@@ -20,8 +20,9 @@ use crate::error::{Error, Result};
 pub const LEAST_WORDS: usize = 3;
 /// Words behind which a full stop ends no sentence, in lower case.
 const ABBREVIATIONS: [&str; 34] = [
-    "al", "approx", "art", "ca", "capt", "cf", "co", "col", "corp", "dept", "dr", "ed", "eds", "eg", "e.g", "fig", "gen", "gov",
-    "i.e", "inc", "jr", "ltd", "mr", "mrs", "ms", "no", "p", "pp", "prof", "rep", "sen", "sr", "st", "vs",
+    "al", "approx", "art", "ca", "capt", "cf", "co", "col", "corp", "dept", "dr", "ed", "eds", "eg", "e.g", "fig",
+    "gen", "gov", "i.e", "inc", "jr", "ltd", "mr", "mrs", "ms", "no", "p", "pp", "prof", "rep", "sen", "sr", "st",
+    "vs",
 ];
 
 /// How views are cut.
@@ -141,7 +142,9 @@ mod tests {
 
     #[test]
     fn every_word_is_in_one_sentence_whatever_the_text() {
-        for text in ["a. b. c. d. e", "Mr.", "x!y?z... and then more of it. B", "\n\nA line\nAnother line here. End", "é. Ü."] {
+        for text in
+            ["a. b. c. d. e", "Mr.", "x!y?z... and then more of it. B", "\n\nA line\nAnother line here. End", "é. Ü."]
+        {
             let of = |text: &str| text.unicode_words().map(String::from).collect::<Vec<_>>();
             assert_eq!(sentences(text).into_iter().flat_map(of).collect::<Vec<_>>(), of(text), "{text:?}");
         }
@@ -149,10 +152,12 @@ mod tests {
 
     #[test]
     fn views_have_the_title_and_are_cut() {
-        let views = text_views("Owls", "They hunt at night. They see well in the dark.", ViewLimits::default()).unwrap();
+        let views =
+            text_views("Owls", "They hunt at night. They see well in the dark.", ViewLimits::default()).unwrap();
         assert_eq!(views.global, "Owls. They hunt at night. They see well in the dark.");
         assert_eq!(views.local, ["Owls. They hunt at night.", "Owls. They see well in the dark."]);
-        let short = text_views("Owls", "They hunt at night. They see well in the dark.", ViewLimits { words: 3, views: 1 });
+        let short =
+            text_views("Owls", "They hunt at night. They see well in the dark.", ViewLimits { words: 3, views: 1 });
         assert_eq!(short.unwrap().local, ["Owls. They hunt"]);
         assert_eq!(text_views("Owls", " ", ViewLimits::default()).unwrap().local, ["Owls"]);
         assert_eq!(text_views("", "They hunt at night.", ViewLimits::default()).unwrap().global, "They hunt at night.");

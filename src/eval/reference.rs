@@ -157,8 +157,7 @@ impl Reference {
 fn nearest_keys(searcher: &Searcher, truth: impl Iterator<Item = Key>, deepest: usize) -> Result<Vec<Key>> {
     let mut seen = HashSet::new();
     // Where a row is a document nothing comes twice, unless the truth is wrong: that shows as a low recall.
-    let keys: Vec<Key> =
-        truth.filter(|&key| searcher.views().is_none() || seen.insert(key)).take(deepest).collect();
+    let keys: Vec<Key> = truth.filter(|&key| searcher.views().is_none() || seen.insert(key)).take(deepest).collect();
     match keys.len() < deepest {
         true => {
             let reason = format!(

@@ -97,13 +97,7 @@ pub(crate) struct Keys {
 
 impl Keys {
     /// Opens the file of an index of `rows` rows; `repeated` says whether a key may have several.
-    pub(crate) fn open(
-        vfs: &dyn Vfs,
-        path: &Path,
-        index_id: &[u8; 16],
-        rows: u64,
-        repeated: bool,
-    ) -> Result<Keys> {
+    pub(crate) fn open(vfs: &dyn Vfs, path: &Path, index_id: &[u8; 16], rows: u64, repeated: bool) -> Result<Keys> {
         let file = FileReader::open(vfs, path, Kind::Keys, Some(index_id))?;
         let pages = file.section(PAGE)?;
         let fences: Vec<u64> = file.read_array(FENC)?;

@@ -78,7 +78,9 @@ pub(super) fn entry(document: &Document, base: &Searcher) -> Result<Entry> {
     let mut views = vec![view(document.key, &document.vector, base)?];
     for (number, vector) in (1..).zip(&document.views) {
         let further = view(document.key, vector, base).map_err(|error| match error {
-            Error::InvalidParams { name: "vector", reason } => Error::params("views", format!("view {number}: {reason}")),
+            Error::InvalidParams { name: "vector", reason } => {
+                Error::params("views", format!("view {number}: {reason}"))
+            }
             other => other,
         })?;
         views.push(further);
@@ -89,7 +91,10 @@ pub(super) fn entry(document: &Document, base: &Searcher) -> Result<Entry> {
 /// Refuses further views where there may be none, and too many.
 fn check_views(count: usize, base: &Searcher) -> Result<()> {
     if count > MAX_VIEWS {
-        return Err(Error::params("views", format!("{count} are more than {MAX_VIEWS}; send fewer, or several documents")));
+        return Err(Error::params(
+            "views",
+            format!("{count} are more than {MAX_VIEWS}; send fewer, or several documents"),
+        ));
     }
     if count > 0 && base.views().is_none() {
         let reason = "a document of this index has one vector; build the index with --views, or leave views out";

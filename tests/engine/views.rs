@@ -314,12 +314,8 @@ fn one_view_each_is_an_index_without_views() {
     assert!(plain.views().is_none() && !manifest.contains("views"));
     let keys = disk.folder.path().join("keys.txt");
     std::fs::write(&keys, (0..400).map(|key| format!("{key}\n")).collect::<String>()).unwrap();
-    let spec = BuildSpec {
-        keys: Some(keys),
-        views: true,
-        output: disk.folder.path().join("views"),
-        ..disk.spec.clone()
-    };
+    let spec =
+        BuildSpec { keys: Some(keys), views: true, output: disk.folder.path().join("views"), ..disk.spec.clone() };
     build(&spec, &Silent).unwrap();
     let views = Searcher::open(&spec.output, &OpenOptions::default()).unwrap();
     assert_eq!(views.views(), Some(Views { parents: 400, most: 1 }));

@@ -95,7 +95,11 @@ fn an_ad_is_one_hit_and_its_views_change_together() {
         assert!((score - 1.0).abs() < 1e-4);
     }
     assert_ne!(first(&ask(view(7, 2)), 30).0, 7);
-    let reply = post(server.address, &format!("{C}/explain"), &json!({"query": {"vector": vector(1_001)}, "key": 7}).to_string());
+    let reply = post(
+        server.address,
+        &format!("{C}/explain"),
+        &json!({"query": {"vector": vector(1_001)}, "key": 7}).to_string(),
+    );
     assert_eq!(reply.json()["found"], true, "{}", reply.text());
     // More like an ad: like its first view.
     let like = search(server.address, &json!({"key": 9, "limit": 5}));
@@ -109,7 +113,11 @@ fn an_ad_is_one_hit_and_its_views_change_together() {
     for row in [1_000, 1_001, 8, 108, 208] {
         assert!(![7, 8].contains(&first(&ask(vector(row)), 30).0));
     }
-    let recall = post(server.address, &format!("{C}/recall"), &json!({"queries": 2, "search": {"params": {"exact": true}}}).to_string());
+    let recall = post(
+        server.address,
+        &format!("{C}/recall"),
+        &json!({"queries": 2, "search": {"params": {"exact": true}}}).to_string(),
+    );
     assert_eq!(recall.json()["recall"], 1.0, "{}", recall.text());
 }
 

@@ -148,7 +148,11 @@ fn check(arguments: &Arguments) -> Result<()> {
             return Err(Error::params("groups", format!("{group} is named twice; parts must have nothing in common")));
         }
     }
-    match arguments.k == 0 || arguments.seeds.is_empty() || arguments.test_mentions == 0 || arguments.train_mentions == 0 {
+    match arguments.k == 0
+        || arguments.seeds.is_empty()
+        || arguments.test_mentions == 0
+        || arguments.train_mentions == 0
+    {
         true => Err(Error::params("k", "k, seeds and mentions must be 1 or more")),
         false => Ok(()),
     }
@@ -161,7 +165,8 @@ fn one_seed(arguments: &Arguments, encoder: &Encoder, seed: u64, watch: &Progres
     let sets: Vec<_> = entities.iter().zip(wanted).collect();
     let mentions = read_mentions(&arguments.mentions, &sets, seed)?;
     let pairs = entities.iter().zip(&mentions);
-    let encoded = pairs.map(|(entities, mentions)| Encoded::new(encoder, entities, mentions)).collect::<Result<Vec<_>>>()?;
+    let encoded =
+        pairs.map(|(entities, mentions)| Encoded::new(encoder, entities, mentions)).collect::<Result<Vec<_>>>()?;
     let [train, valid, test] = &encoded[..] else { unreachable!("three parts") };
     report.test_entities = test.global.nrows();
     watch.note(&format!("seed {seed}: {} mentions of {} entities to train on", train.gold.len(), train.global.nrows()));
@@ -175,7 +180,9 @@ fn one_seed(arguments: &Arguments, encoder: &Encoder, seed: u64, watch: &Progres
             seed,
             ..ViewTraining::default()
         };
-        train.with_examples(single, |train| valid.with_examples(single, |valid| train_views(train, valid, &settings, watch)))
+        train.with_examples(single, |train| {
+            valid.with_examples(single, |valid| train_views(train, valid, &settings, watch))
+        })
     };
     let trained = [
         ("single", train_heads(true, None)?),

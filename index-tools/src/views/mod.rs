@@ -12,6 +12,9 @@ use bigrain::linalg::normalise;
 use bigrain::train::{LEXICAL, ViewExamples};
 use ndarray::Array2;
 
+/// Weight of a mention's own words beside its context: on mentions that no figure is reported of, with an untrained encoder, 2 found the
+/// most.
+const OWN_WORDS: f32 = 2.0;
 /// Texts that are encoded at once, so that progress and memory stay bounded.
 const AT_ONCE: usize = 4_096;
 
@@ -39,7 +42,7 @@ impl Encoded {
     /// Those of the encoder.
     pub fn new(encoder: &Encoder, entities: &Entities, mentions: &Mentions) -> Result<Encoded> {
         let mut asked = encode(encoder, &mentions.contexts)?;
-        asked += &encode(encoder, &mentions.surfaces)?;
+        asked.scaled_add(OWN_WORDS, &encode(encoder, &mentions.surfaces)?);
         asked.rows_mut().into_iter().for_each(|mut row| {
             normalise(row.as_slice_mut().expect("C order"));
         });

@@ -75,15 +75,17 @@ pub fn read_entities(path: &Path, groups: &[&[String]]) -> Result<Vec<Entities>>
     for groups in groups {
         let mut entities = Entities { starts: vec![0], ..Entities::default() };
         for row in rows.iter().filter(|row| groups.contains(&row[1])) {
-            let kinds: Vec<&str> =
-                row[5].split(BETWEEN).filter_map(|id| titles.get(id).map(String::as_str)).collect();
+            let kinds: Vec<&str> = row[5].split(BETWEEN).filter_map(|id| titles.get(id).map(String::as_str)).collect();
             let kind = if kinds.is_empty() { String::new() } else { format!("a kind of {}", kinds.join("; ")) };
             let mut parts: Vec<&str> = vec![&row[3]];
             parts.extend(row[4].split(BETWEEN).chain([kind.as_str()]).filter(|part| !part.trim().is_empty()));
             entities.push(&row[0], &titles[row[0].as_str()], &parts)?;
         }
         if entities.ids.len() < 2 {
-            return Err(Error::params("groups", format!("{groups:?} have fewer than two entities in {}", path.display())));
+            return Err(Error::params(
+                "groups",
+                format!("{groups:?} have fewer than two entities in {}", path.display()),
+            ));
         }
         all.push(entities);
     }
@@ -147,9 +149,7 @@ impl Words {
     /// Words are runs of letters and digits, in lower case; plural and verb endings of up to three letters are cut off.
     pub fn new(entities: &Entities, mentions: &Mentions) -> Words {
         let mut known: HashMap<String, u32> = HashMap::new();
-        let mut bags = |texts: &[String]| -> Vec<Vec<u32>> {
-            texts.iter().map(|text| bag(text, &mut known)).collect()
-        };
+        let mut bags = |texts: &[String]| -> Vec<Vec<u32>> { texts.iter().map(|text| bag(text, &mut known)).collect() };
         let (local, global) = (bags(&entities.local), bags(&entities.global));
         let (surfaces, contexts) = (bags(&mentions.surfaces), bags(&mentions.contexts));
         let mut count = vec![0u32; known.len()];

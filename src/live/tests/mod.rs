@@ -41,7 +41,12 @@ pub(super) fn vector(rng: &mut Rng) -> Vec<f32> {
 pub(super) fn document(key: Key, rng: &mut Rng) -> Document {
     // Some numbers and most strings are in no column of an older version.
     let n = if rng.below(4) == 0 { -(rng.below(1_000_000) as i64) } else { rng.below(100) as i64 };
-    Document { key, vector: vector(rng), views: Vec::new(), record: format!("{{\"n\": {n}, \"t\": \"k{key}\", \"new\": [{n}]}}") }
+    Document {
+        key,
+        vector: vector(rng),
+        views: Vec::new(),
+        record: format!("{{\"n\": {n}, \"t\": \"k{key}\", \"new\": [{n}]}}"),
+    }
 }
 
 /// Gives a document up to three further views; some of them are like its first.

@@ -165,8 +165,16 @@ mod tests {
             let teacher_slope = (total(&student, &moved(&teacher, h), true)
                 - total(&student, &moved(&teacher, -h), true))
                 / f64::from(2.0 * h);
-            assert!((student_slope - f64::from(by_student[at])).abs() < 3e-4, "{at}: {student_slope} {}", by_student[at]);
-            assert!((teacher_slope - f64::from(by_teacher[at])).abs() < 3e-4, "{at}: {teacher_slope} {}", by_teacher[at]);
+            assert!(
+                (student_slope - f64::from(by_student[at])).abs() < 3e-4,
+                "{at}: {student_slope} {}",
+                by_student[at]
+            );
+            assert!(
+                (teacher_slope - f64::from(by_teacher[at])).abs() < 3e-4,
+                "{at}: {teacher_slope} {}",
+                by_teacher[at]
+            );
         }
     }
 

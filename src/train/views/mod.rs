@@ -294,13 +294,23 @@ impl<'a> Trainer<'a> {
             watch.advance(mentions.len() as u64);
         }
         let mean = |sum: f32| sum / steps;
-        Ok(Losses { student: mean(sum.student), teacher: mean(sum.teacher), across: mean(sum.across), within: mean(sum.within) })
+        Ok(Losses {
+            student: mean(sum.student),
+            teacher: mean(sum.teacher),
+            across: mean(sum.across),
+            within: mean(sum.within),
+        })
     }
 
     /// The candidates of some mentions: the right one, then others, half of them near.
     fn draw(&self, mentions: &[usize], near: &[Vec<u32>], rng: &mut Rng) -> Step {
         let (examples, candidates) = (self.examples, self.settings.candidates);
-        let mut step = Step { shape: Shape { starts: vec![0], candidates }, mentions: mentions.to_vec(), views: vec![], pairs: vec![] };
+        let mut step = Step {
+            shape: Shape { starts: vec![0], candidates },
+            mentions: mentions.to_vec(),
+            views: vec![],
+            pairs: vec![],
+        };
         let mut place: HashMap<usize, usize> = HashMap::new();
         for (at, &mention) in mentions.iter().enumerate() {
             let gold = examples.gold[mention];

@@ -33,7 +33,12 @@ pub(super) fn inputs(dim: usize) -> usize {
 }
 
 /// Fills the inputs of one pair. Unit vectors have elements of about `1 / sqrt(dim)`: all parts are scaled to about 1.
-pub(super) fn fill(mention: ArrayView1<'_, f32>, view: ArrayView1<'_, f32>, lexical: [f32; LEXICAL], mut out: ArrayViewMut1<'_, f32>) {
+pub(super) fn fill(
+    mention: ArrayView1<'_, f32>,
+    view: ArrayView1<'_, f32>,
+    lexical: [f32; LEXICAL],
+    mut out: ArrayViewMut1<'_, f32>,
+) {
     let dim = mention.len();
     let root = (dim as f32).sqrt();
     let out = out.as_slice_mut().expect("C order");

@@ -58,7 +58,15 @@ impl Made {
 }
 
 fn quick() -> ViewTraining {
-    ViewTraining { epochs: 4, candidates: 8, rate: 0.01, decay: 0.0, temperature: 0.1, teacher: Some(16), ..Default::default() }
+    ViewTraining {
+        epochs: 4,
+        candidates: 8,
+        rate: 0.01,
+        decay: 0.0,
+        temperature: 0.1,
+        teacher: Some(16),
+        ..Default::default()
+    }
 }
 
 #[test]
@@ -67,12 +75,17 @@ fn learns_what_tells_entities_apart_with_and_without_a_teacher() {
     for teacher in [None, Some(16)] {
         let settings = ViewTraining { teacher, ..quick() };
         let trained = train_views(&train.examples(), &others.examples(), &settings, &Silent).unwrap();
-        let (start, best) = (trained.epochs[0].recall_at_1, trained.epochs.iter().map(|e| e.recall_at_1).fold(0.0, f64::max));
+        let (start, best) =
+            (trained.epochs[0].recall_at_1, trained.epochs.iter().map(|e| e.recall_at_1).fold(0.0, f64::max));
         assert!(best > start + 0.15, "{teacher:?}: {:?}", trained.epochs);
         let kept = others.examples().recall_at_1(&trained.query, &trained.document, &Silent).unwrap();
         assert_eq!(kept, best, "the best epoch is kept");
         let (first, last) = (&trained.epochs[1], &trained.epochs[4]);
-        assert!(last.student < first.student && (teacher.is_none() || last.teacher < first.teacher), "{:?}", trained.epochs);
+        assert!(
+            last.student < first.student && (teacher.is_none() || last.teacher < first.teacher),
+            "{:?}",
+            trained.epochs
+        );
     }
 }
 
