@@ -23,8 +23,8 @@ use serde::Serialize;
 /// Entities are a table with the columns synset, lexfile (the group), lemmas, definition, examples and hypernyms (values between
 /// " | "); mentions one with left, mention, right and gold. Both come with a header line, tab-separated.
 ///
-/// For every seed: heads are trained on whole entities (one view), on local views, and on local views with a teacher; each epoch is judged by
-/// the validation groups. Then indexes of the test groups are built: with one view an entity, with local views, with both; and with
+/// For every seed: heads are trained on whole entities (one view), on local views, on local views with a teacher, and on local and global
+/// views with a teacher; each epoch is judged by the validation groups. Then indexes of the test groups are built: with one view an entity, with local views, with both; and with
 /// one view and codes of as many bytes as those of all views together.
 ///
 /// Example:
@@ -168,9 +168,9 @@ fn one_seed(arguments: &Arguments, encoder: &Encoder, seed: u64, watch: &Progres
     let encoded =
         pairs.map(|(entities, mentions)| Encoded::new(encoder, entities, mentions)).collect::<Result<Vec<_>>>()?;
     let [train, valid, test] = &encoded[..] else { unreachable!("three parts") };
-    report.test_entities = test.global.nrows();
-    watch.note(&format!("seed {seed}: {} mentions of {} entities to train on", train.gold.len(), train.global.nrows()));
-    let train_heads = |single: bool, teacher: Option<usize>| -> Result<ViewHeads> {
+    report.test_entities = test.entities();
+    watch.note(&format!("seed {seed}: {} mentions of {} entities to train on", train.gold.len(), train.entities()));
+    let train_heads = |variant: Variant, teacher: Option<usize>| -> Result<ViewHeads> {
         let settings = ViewTraining {
             epochs: arguments.epochs,
             rate: arguments.rate,
@@ -180,14 +180,15 @@ fn one_seed(arguments: &Arguments, encoder: &Encoder, seed: u64, watch: &Progres
             seed,
             ..ViewTraining::default()
         };
-        train.with_examples(single, |train| {
-            valid.with_examples(single, |valid| train_views(train, valid, &settings, watch))
+        train.with_examples(variant, |train| {
+            valid.with_examples(variant, |valid| train_views(train, valid, &settings, watch))
         })
     };
     let trained = [
-        ("single", train_heads(true, None)?),
-        ("views", train_heads(false, None)?),
-        ("views+teacher", train_heads(false, Some(arguments.teacher))?),
+        ("single", train_heads(Variant::Single, None)?),
+        ("local", train_heads(Variant::Local, None)?),
+        ("local+teacher", train_heads(Variant::Local, Some(arguments.teacher))?),
+        ("both+teacher", train_heads(Variant::Both, Some(arguments.teacher))?),
     ];
     let mut ask = |name: &'static str, heads: Option<&ViewHeads>, variant: Variant, code_bytes: usize| -> Result<()> {
         let searched = Searched { code_bytes, candidates: arguments.candidates, k: arguments.k, seed };
@@ -215,8 +216,8 @@ fn one_seed(arguments: &Arguments, encoder: &Encoder, seed: u64, watch: &Progres
 
 /// Code bytes with which one view an entity takes what all views take together.
 fn equal_bytes(code_bytes: usize, test: &Encoded) -> usize {
-    let rows = test.global.nrows() + test.local.nrows();
-    ((code_bytes * rows) as f64 / test.global.nrows() as f64).round() as usize
+    let rows = test.views(Variant::Both).vectors.nrows();
+    ((code_bytes * rows) as f64 / test.entities() as f64).round() as usize
 }
 
 /// Means over seeds, and their spread.

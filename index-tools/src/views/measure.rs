@@ -13,11 +13,11 @@ use bigrain::simd::CodeBits;
 use bigrain::train::{CODE_ROWS, QuantizerSpec, Watch, train_quantizer};
 use bigrain::types::Metric;
 use bigrain::vfs::RealVfs;
-use ndarray::{Array2, ArrayView2, Axis, concatenate};
+use ndarray::ArrayView2;
 use rayon::prelude::*;
 use serde::Serialize;
 
-use super::Encoded;
+use super::{Encoded, ViewSet};
 
 /// Which views of an entity an index has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -70,21 +70,6 @@ pub struct Measured {
     pub microseconds: f64,
 }
 
-/// The views of a variant, and the entity of each row.
-fn rows(encoded: &Encoded, variant: Variant) -> (Array2<f32>, Vec<u64>) {
-    let entities = encoded.global.nrows();
-    let of_global = 0..entities as u64;
-    let of_local = encoded.starts.windows(2).enumerate().flat_map(|(at, w)| (w[0]..w[1]).map(move |_| at as u64));
-    match variant {
-        Variant::Single => (encoded.global.clone(), of_global.collect()),
-        Variant::Local => (encoded.local.clone(), of_local.collect()),
-        Variant::Both => {
-            let all = concatenate(Axis(0), &[encoded.global.view(), encoded.local.view()]).expect("one dimension");
-            (all.as_standard_layout().into_owned(), of_global.chain(of_local).collect())
-        }
-    }
-}
-
 /// Builds an index of `variant` below `dir`, with `heads` (query, document) if there are any, and asks it every mention.
 ///
 /// # Errors
@@ -97,13 +82,14 @@ pub fn measure(
     searched: Searched,
     watch: &dyn Watch,
 ) -> Result<Measured> {
-    let (vectors, keys) = rows(encoded, variant);
+    let ViewSet { vectors, starts, .. } = encoded.views(variant);
+    let keys = starts.windows(2).enumerate().flat_map(|(entity, w)| (w[0]..w[1]).map(move |_| entity));
     std::fs::create_dir_all(dir).map_err(Error::io(dir))?;
     let path = |name: &str| dir.join(name);
     let mut writer = VectorWriter::create(&path("views.fbin"), Scalar::F32, vectors.ncols())?;
     writer.write(vectors.as_slice().expect("C order"))?;
     writer.finish()?;
-    let lines: String = keys.iter().map(|key| format!("{key}\n")).collect();
+    let lines: String = keys.map(|key| format!("{key}\n")).collect();
     std::fs::write(path("keys.txt"), lines).map_err(Error::io(path("keys.txt")))?;
     quantizer(vectors.view(), heads, searched, &path("quantizer.bg"), watch)?;
     let spec = BuildSpec {
@@ -117,7 +103,7 @@ pub fn measure(
     let searcher = Searcher::open(&spec.output, &OpenOptions::default())?;
     let found = ask(&searcher, encoded, searched)?;
     let mean = |of: &dyn Fn(&Found) -> f64| found.iter().map(of).sum::<f64>() / found.len() as f64;
-    let entities = encoded.global.nrows() as f64;
+    let entities = encoded.entities() as f64;
     let (rows, per_entity) = (report.rows, report.rows as f64 / entities);
     Ok(Measured {
         recall_at_1: mean(&|found| f64::from(u8::from(found.rank == Some(0)))),

@@ -24,15 +24,19 @@ pub struct Encoded {
     pub mentions: Array2<f32>,
     /// The entity of each mention.
     pub gold: Vec<u32>,
-    /// Local views, entity by entity.
-    pub local: Array2<f32>,
-    /// First local view of each entity, then their number.
-    pub starts: Vec<usize>,
-    /// The global view of each entity.
-    pub global: Array2<f32>,
-    /// 0, 1, ... up to the number of entities: where global views start.
-    pub ones: Vec<usize>,
+    /// The views of each variant, in the order of [`VARIANTS`].
+    sets: [ViewSet; 3],
     words: Words,
+}
+
+/// Views of all entities.
+pub struct ViewSet {
+    /// Entity by entity, of unit length: m x d.
+    pub vectors: Array2<f32>,
+    /// First view of each entity, then their number.
+    pub starts: Vec<usize>,
+    /// Numbers of their words.
+    words: Vec<Vec<u32>>,
 }
 
 impl Encoded {
@@ -46,23 +50,30 @@ impl Encoded {
         asked.rows_mut().into_iter().for_each(|mut row| {
             normalise(row.as_slice_mut().expect("C order"));
         });
-        Ok(Encoded {
-            mentions: asked,
-            gold: mentions.gold.clone(),
-            local: encode(encoder, &entities.local)?,
-            starts: entities.starts.clone(),
-            global: encode(encoder, &entities.global)?,
-            ones: (0..=entities.global.len()).collect(),
-            words: Words::new(entities, mentions),
-        })
+        let (local, global) = (encode(encoder, &entities.local)?, encode(encoder, &entities.global)?);
+        let (words, of_local, of_global) = Words::new(entities, mentions);
+        let single = ViewSet { vectors: global, starts: (0..=entities.global.len()).collect(), words: of_global };
+        let local = ViewSet { vectors: local, starts: entities.starts.clone(), words: of_local };
+        let both = single.before(&local);
+        Ok(Encoded { mentions: asked, gold: mentions.gold.clone(), sets: [single, local, both], words })
     }
 
-    /// What is trained on; of one view an entity, the global one, where `single`.
-    pub fn with_examples<T>(&self, single: bool, work: impl FnOnce(&ViewExamples<'_>) -> T) -> T {
-        let (views, starts) = if single { (&self.global, &self.ones) } else { (&self.local, &self.starts) };
+    /// Number of entities.
+    pub fn entities(&self) -> usize {
+        self.views(Variant::Single).vectors.nrows()
+    }
+
+    /// The views of a variant.
+    pub fn views(&self, variant: Variant) -> &ViewSet {
+        &self.sets[variant as usize]
+    }
+
+    /// What is trained on, with the views of a variant.
+    pub fn with_examples<T>(&self, variant: Variant, work: impl FnOnce(&ViewExamples<'_>) -> T) -> T {
+        let ViewSet { vectors: views, starts, words } = self.views(variant);
         let lexical = |mention: usize, view: usize| -> [f32; LEXICAL] {
             let alike = self.mentions.row(mention).dot(&views.row(view));
-            let [name, context, shared] = self.words.shared(mention, single, view);
+            let [name, context, shared] = self.words.shared(mention, &words[view]);
             [4.0 * alike, name, context, shared]
         };
         work(&ViewExamples {
@@ -72,6 +83,24 @@ impl Encoded {
             starts,
             lexical: &lexical,
         })
+    }
+}
+
+impl ViewSet {
+    /// The views of this before the other ones of each entity.
+    fn before(&self, others: &ViewSet) -> ViewSet {
+        let (mut vectors, mut words, mut starts) = (Vec::new(), Vec::new(), vec![0]);
+        for entity in 0..self.starts.len() - 1 {
+            for set in [self, others] {
+                for view in set.starts[entity]..set.starts[entity + 1] {
+                    vectors.extend(set.vectors.row(view));
+                    words.push(set.words[view].clone());
+                }
+            }
+            starts.push(words.len());
+        }
+        let shape = (words.len(), self.vectors.ncols());
+        ViewSet { vectors: Array2::from_shape_vec(shape, vectors).expect("whole rows"), starts, words }
     }
 }
 

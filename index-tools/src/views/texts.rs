@@ -141,13 +141,12 @@ pub struct Words {
     rarity: Vec<f32>,
     surfaces: Vec<Vec<u32>>,
     contexts: Vec<Vec<u32>>,
-    local: Vec<Vec<u32>>,
-    global: Vec<Vec<u32>>,
 }
 
 impl Words {
-    /// Words are runs of letters and digits, in lower case; plural and verb endings of up to three letters are cut off.
-    pub fn new(entities: &Entities, mentions: &Mentions) -> Words {
+    /// The words of mentions, and those of local and of global views. Words are runs of letters and digits, in lower case; plural and verb
+    /// endings of up to three letters are cut off.
+    pub fn new(entities: &Entities, mentions: &Mentions) -> (Words, Vec<Vec<u32>>, Vec<Vec<u32>>) {
         let mut known: HashMap<String, u32> = HashMap::new();
         let mut bags = |texts: &[String]| -> Vec<Vec<u32>> { texts.iter().map(|text| bag(text, &mut known)).collect() };
         let (local, global) = (bags(&entities.local), bags(&entities.global));
@@ -155,13 +154,13 @@ impl Words {
         let mut count = vec![0u32; known.len()];
         global.iter().flatten().for_each(|&word| count[word as usize] += 1);
         let all = global.len() as f32;
-        let rarity = count.iter().map(|&count| ((1.0 + all) / (1.0 + count as f32)).ln() / all.max(2.0).ln()).collect();
-        Words { rarity, surfaces, contexts, local, global }
+        let rarity = |&count: &u32| ((1.0 + all) / (1.0 + count as f32)).ln() / all.max(2.0).ln();
+        (Words { rarity: count.iter().map(rarity).collect(), surfaces, contexts }, local, global)
     }
 
-    /// Of the mention's own words, and of the view's words, how much (by rarity) the other has; and how many rare words both have.
-    pub fn shared(&self, mention: usize, single: bool, view: usize) -> [f32; 3] {
-        let view = if single { &self.global[view] } else { &self.local[view] };
+    /// Of the mention's own words, and of the view's words, how much (by rarity) the other has; and how many rare words of the context the
+    /// view has beyond those.
+    pub fn shared(&self, mention: usize, view: &[u32]) -> [f32; 3] {
         let (surface, context) = (&self.surfaces[mention], &self.contexts[mention]);
         let weight = |words: &mut dyn Iterator<Item = &u32>| words.map(|&word| self.rarity[word as usize]).sum::<f32>();
         let both = |a: &[u32], b: &[u32]| weight(&mut a.iter().filter(|word| b.binary_search(word).is_ok()));
@@ -219,10 +218,10 @@ mod tests {
         let mentions = read_mentions(&dir.path().join("m.tsv"), &[(&read[0], 10), (&read[1], 10)], 1).unwrap();
         assert_eq!((mentions[0].gold.clone(), mentions[1].gold.clone()), (vec![0], vec![0]));
         assert_eq!(mentions[0].contexts, ["The grey owls came at night ."]);
-        let words = Words::new(&read[0], &mentions[0]);
-        let [name, _, beyond] = words.shared(0, false, 1);
+        let (words, local, _) = Words::new(&read[0], &mentions[0]);
+        let [name, _, beyond] = words.shared(0, &local[1]);
         assert!(name > 0.99 && beyond > 0.0, "the example has the name, and the night");
-        assert_eq!(words.shared(0, false, 4)[0], 0.0, "a bird is not named owl");
+        assert_eq!(words.shared(0, &local[4])[0], 0.0, "a bird is not named owl");
         let missing = vec!["stars".to_string()];
         assert!(read_entities(&dir.path().join("e.tsv"), &[&missing]).unwrap_err().to_string().contains("stars"));
         let error = read_entities(&dir.path().join("m.tsv"), &[&animals]).unwrap_err().to_string();
