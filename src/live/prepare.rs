@@ -2,6 +2,7 @@
 
 use ndarray::ArrayView2;
 use serde_json::{Map, Value};
+use std::sync::atomic::AtomicU32;
 
 use super::change::{Change, Document};
 use crate::attributes::{Record, parse_record};
@@ -13,6 +14,8 @@ use crate::linalg::norm2;
 use crate::search::Searcher;
 use crate::types::{Element, Key, Row};
 
+/// The tag of a document that nobody has tagged yet.
+pub const UNTAGGED: u32 = u32::MAX;
 /// The longest record of a document, bytes.
 pub const MAX_RECORD: usize = 1 << 20;
 /// Most views of a document beside its first.
@@ -50,6 +53,8 @@ pub(super) struct Companion {
     pub(super) text: String,
     /// What of it can be filtered by.
     pub(super) attributes: Record,
+    /// See [`super::DeltaRow::tag`].
+    pub(super) tag: AtomicU32,
 }
 
 /// Shape of the dense records of a base.
@@ -85,7 +90,8 @@ pub(super) fn entry(document: &Document, base: &Searcher) -> Result<Entry> {
         })?;
         views.push(further);
     }
-    Ok(Entry { views, companion: Companion { key: document.key, text: document.record.clone(), attributes } })
+    let (key, text, tag) = (document.key, document.record.clone(), AtomicU32::new(UNTAGGED));
+    Ok(Entry { views, companion: Companion { key, text, attributes, tag } })
 }
 
 /// Refuses further views where there may be none, and too many.

@@ -10,4 +10,5 @@ mod crash;
 mod end_to_end;
 mod learned;
 mod reads;
+mod versions;
 mod views;
