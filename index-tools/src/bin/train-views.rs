@@ -68,7 +68,7 @@ struct Arguments {
     #[arg(long, default_value_t = 4, value_name = "N")]
     epochs: usize,
     /// Highest learning rate of the heads
-    #[arg(long, default_value_t = 5e-4, value_name = "R")]
+    #[arg(long, default_value_t = 2e-4, value_name = "R")]
     rate: f32,
     /// What inner products are divided by in training
     #[arg(long, default_value_t = 0.05, value_name = "T")]
@@ -79,6 +79,9 @@ struct Arguments {
     /// Hidden units of the teacher
     #[arg(long, default_value_t = 64, value_name = "N")]
     teacher: usize,
+    /// Rotate residuals before they are coded
+    #[arg(long)]
+    opq: bool,
     /// Code bytes a view
     #[arg(long, default_value_t = 16, value_name = "N")]
     code_bytes: usize,
@@ -185,13 +188,15 @@ fn one_seed(arguments: &Arguments, encoder: &Encoder, seed: u64, watch: &Progres
         })
     };
     let trained = [
-        ("single", train_heads(Variant::Single, None)?),
-        ("local", train_heads(Variant::Local, None)?),
-        ("local+teacher", train_heads(Variant::Local, Some(arguments.teacher))?),
-        ("both+teacher", train_heads(Variant::Both, Some(arguments.teacher))?),
+        ("none", None),
+        ("single", Some(train_heads(Variant::Single, None)?)),
+        ("local", Some(train_heads(Variant::Local, None)?)),
+        ("local+teacher", Some(train_heads(Variant::Local, Some(arguments.teacher))?)),
+        ("both+teacher", Some(train_heads(Variant::Both, Some(arguments.teacher))?)),
     ];
     let mut ask = |name: &'static str, heads: Option<&ViewHeads>, variant: Variant, code_bytes: usize| -> Result<()> {
-        let searched = Searched { code_bytes, candidates: arguments.candidates, k: arguments.k, seed };
+        let Arguments { candidates, k, opq, .. } = *arguments;
+        let searched = Searched { code_bytes, opq, candidates, k, seed };
         let heads = heads.map(|heads| (&heads.query, &heads.document));
         let measured = measure(&arguments.work, test, variant, heads, searched, &Silent)?;
         watch.note(&format!(
@@ -202,14 +207,18 @@ fn one_seed(arguments: &Arguments, encoder: &Encoder, seed: u64, watch: &Progres
         Ok(())
     };
     let all_bytes = equal_bytes(arguments.code_bytes, test);
-    for (name, heads) in [("none", None)].into_iter().chain(trained.iter().map(|(name, heads)| (*name, Some(heads)))) {
-        for variant in VARIANTS {
-            ask(name, heads, variant, arguments.code_bytes)?;
+    for (name, heads) in &trained {
+        // Heads of whole entities are for whole entities; codes of more bytes are what views compete with.
+        let single = *name == "single";
+        for variant in VARIANTS.into_iter().filter(|&variant| !single || variant == Variant::Single) {
+            ask(name, heads.as_ref(), variant, arguments.code_bytes)?;
         }
-        ask(name, heads, Variant::Single, all_bytes)?;
+        if single || heads.is_none() {
+            ask(name, heads.as_ref(), Variant::Single, all_bytes)?;
+        }
     }
     for (name, heads) in trained {
-        report.training.insert(format!("{name}, seed {seed}"), heads.epochs);
+        report.training.extend(heads.map(|heads| (format!("{name}, seed {seed}"), heads.epochs)));
     }
     Ok(())
 }
@@ -255,6 +264,7 @@ fn table(report: &Report) -> String {
     };
     let rows: Vec<Vec<String>> = groups.iter().map(line).collect();
     let at_k = format!("R@{}", report.k);
-    let header = ["heads", "index", "R@1", &at_k, "rows", "bytes a row", "bytes an entity", "on disk", "vectors", "us"];
+    let header =
+        ["heads", "index", "R@1", at_k.as_str(), "rows", "bytes a row", "bytes an entity", "on disk", "vectors", "us"];
     columns(&header, &rows)
 }

@@ -39,6 +39,8 @@ pub const VARIANTS: [Variant; 3] = [Variant::Single, Variant::Local, Variant::Bo
 pub struct Searched {
     /// Code bytes a row.
     pub code_bytes: usize,
+    /// Whether residuals are rotated before they are coded.
+    pub opq: bool,
     /// Rows whose dense vectors are read, for each mention.
     pub candidates: usize,
     /// Entities of an answer.
@@ -131,7 +133,7 @@ fn quantizer(
         metric: Metric::Cosine,
         lists: ((vectors.nrows() as f64).sqrt() / 2.0).ceil() as usize,
         shape: CodeShape::new(CodeBits::Eight, searched.code_bytes)?,
-        opq: true,
+        opq: searched.opq,
         code_rows: CODE_ROWS,
         seed: searched.seed,
     };
@@ -170,7 +172,7 @@ fn ask(searcher: &Searcher, encoded: &Encoded, searched: Searched) -> Result<Vec
         .map(|row| row.to_slice().expect("C order"))
         .zip(encoded.gold.iter().map(|&gold| u64::from(gold)))
         .collect();
-    let one = |scratch: &mut (_, Vec<_>), (vector, gold): &(&[f32], u64)| {
+    let one = |scratch: &mut (_, Vec<_>), (vector, gold): &(&[f32], u64)| -> Result<Found> {
         let begun = std::time::Instant::now();
         let stats = searcher.search(vector, &params, &mut scratch.0, &mut scratch.1)?;
         let microseconds = begun.elapsed().as_secs_f64() * 1e6;

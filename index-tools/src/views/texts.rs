@@ -162,11 +162,15 @@ impl Words {
     /// view has beyond those.
     pub fn shared(&self, mention: usize, view: &[u32]) -> [f32; 3] {
         let (surface, context) = (&self.surfaces[mention], &self.contexts[mention]);
-        let weight = |words: &mut dyn Iterator<Item = &u32>| words.map(|&word| self.rarity[word as usize]).sum::<f32>();
-        let both = |a: &[u32], b: &[u32]| weight(&mut a.iter().filter(|word| b.binary_search(word).is_ok()));
-        let share = |part: f32, of: &[u32]| part / weight(&mut of.iter()).max(1e-3);
+        let both = |a: &[u32], b: &[u32]| self.weight(a.iter().filter(|word| b.binary_search(word).is_ok()));
+        let share = |part: f32, of: &[u32]| part / self.weight(of.iter()).max(1e-3);
         let beyond = both(context, view) - both(surface, view);
         [share(both(surface, view), surface), share(both(view, context), view), beyond.min(4.0)]
+    }
+
+    /// How rare these words are, all in all.
+    fn weight<'w>(&self, words: impl Iterator<Item = &'w u32>) -> f32 {
+        words.map(|&word| self.rarity[word as usize]).sum()
     }
 }
 

@@ -85,7 +85,7 @@ impl Default for ViewTraining {
             epochs: 4,
             batch: 32,
             candidates: 16,
-            rate: 5e-4,
+            rate: 2e-4,
             teacher_rate: 1e-3,
             decay: 0.1,
             temperature: 0.05,
@@ -235,8 +235,8 @@ impl ViewTraining {
 }
 
 /// What is trained, and where it is.
-struct Trainer<'a> {
-    examples: &'a ViewExamples<'a>,
+struct Trainer<'a, 'e> {
+    examples: &'a ViewExamples<'e>,
     settings: &'a ViewTraining,
     query: TrainedHead,
     document: TrainedHead,
@@ -255,8 +255,8 @@ struct Step {
     pairs: Vec<(usize, usize)>,
 }
 
-impl<'a> Trainer<'a> {
-    fn new(examples: &'a ViewExamples<'a>, settings: &'a ViewTraining) -> Trainer<'a> {
+impl<'a, 'e> Trainer<'a, 'e> {
+    fn new(examples: &'a ViewExamples<'e>, settings: &'a ViewTraining) -> Trainer<'a, 'e> {
         let (dim, mut rng) = (examples.views.ncols(), Rng::stream(settings.seed, 1));
         let mut head = || {
             let head = start(Array2::eye(dim), settings.hidden, true, &mut rng);
