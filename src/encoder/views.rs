@@ -6,7 +6,7 @@
 //! ```
 //! The easy version ends a sentence at every full stop. Departures: boundaries are those of Unicode (UAX 29), which know quotation
 //! marks, decimals and many scripts; and what UAX 29 leaves open is closed here: no sentence ends behind a known abbreviation or
-//! behind a single letter ("J. Smith"), nor one of fewer than [`LEAST_WORDS`] words, which joins the next.
+//! behind a single letter ("J. Smith"), nor where the next word is in lower case, nor one of fewer than [`LEAST_WORDS`] words, which joins the next.
 //!
 //! What is bounded: texts are at most [`MAX_TEXT`] bytes, local views at most [`ViewLimits::views`] a text, each of at most
 //! [`ViewLimits::words`] words.
@@ -91,7 +91,8 @@ pub fn sentences(text: &str) -> Vec<&str> {
     for (at, bound) in text.split_sentence_bound_indices() {
         let end = at + bound.len();
         let sentence = text[start..end].trim();
-        if ends(sentence) && sentence.unicode_words().count() >= LEAST_WORDS {
+        let goes_on = text[end..].trim_start().starts_with(char::is_lowercase);
+        if !goes_on && ends(sentence) && sentence.unicode_words().count() >= LEAST_WORDS {
             found.push((start, end));
             start = end;
         }
