@@ -47,6 +47,8 @@
 //! - Files of an index are immutable. A version exists when its manifest is renamed into place, and not before.
 //! - Row order is list order: a row's number says where its code and its dense vector lie, so ids cost no memory. The
 //!   caller's key lies beside the dense vector.
+//! - Where an index is built with views, rows that share a key are one document: hits are documents, each with its best row, and its
+//!   rows come and go together.
 //! - A score is larger when better, everywhere. L2 is negated once, at the edge.
 //! - Callers send the encoder's own vectors, whatever was learned: document heads are applied by the build, query heads by
 //!   search. Base scores of lists are those of centroids, also where a router chooses the lists.

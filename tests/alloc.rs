@@ -99,6 +99,12 @@ fn a_warm_query_allocates_nothing() {
                 &format!("{metric} {dense} {store}, tier {tier}, page cache"),
             );
         }
+        // Of 1,500 rows three each are views of a document.
+        let keys = folder.path().join("keys.txt");
+        std::fs::write(&keys, (0..1_500).map(|row| format!("{}\n", row / 3)).collect::<String>()).unwrap();
+        let views = BuildSpec { keys: Some(keys), views: true, ..spec.clone() };
+        build(&views, &Silent).unwrap();
+        assert_nothing_is_allocated(&open(Store::Mmap), &queries, &format!("{metric} with views"));
         if metric != Metric::L2 {
             let path = folder.path().join("learned.bg");
             learned(open(Store::Mmap).index(), &path);

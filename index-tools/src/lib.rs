@@ -17,3 +17,5 @@ pub mod size;
 pub mod spread;
 pub mod table;
 pub mod training;
+#[cfg(feature = "text")]
+pub mod views;

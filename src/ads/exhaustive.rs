@@ -52,7 +52,7 @@ impl View<'_> {
 
     /// Leaves the candidates that would be answered if there were no others.
     fn rank_best(&self, query: &AdQuery, best: &mut Vec<Candidate>) {
-        if query.vectors.len() > 1 {
+        if query.vectors.len() > 1 || self.has_views() {
             keep_best_of_each(best);
         }
         let wanted = query.offset + query.limit;

@@ -97,7 +97,7 @@ impl View<'_> {
     /// As those of [`View::search`].
     pub fn explain(&self, query: &AdQuery, key: Key, scratch: &mut Scratch) -> Result<Explanation> {
         let mut way = Explanation::new(key);
-        let place = self.snapshot.place(key)?;
+        let place = self.best_place(query, key, scratch)?;
         match place {
             Place::Base(row) => way.pass(Stage::Known, format!("row {row} of the version")),
             Place::Delta(_) => way.pass(Stage::Known, "a fresh ad, searched exactly"),
@@ -290,6 +290,18 @@ impl View<'_> {
             }
             Place::Nowhere => Ok(false),
         }
+    }
+
+    /// Where the ad lies: of one with several views, where the one lies that the query vectors like best.
+    fn best_place(&self, query: &AdQuery, key: Key, scratch: &mut Scratch) -> Result<Place> {
+        let mut best: Option<(f32, Place)> = None;
+        for place in self.snapshot.places(key)? {
+            let relevance = self.best_candidate(query, key, place, scratch)?.relevance;
+            if best.is_none_or(|best| relevance > best.0) {
+                best = Some((relevance, place));
+            }
+        }
+        Ok(best.map_or(Place::Nowhere, |best| best.1))
     }
 
     /// Which query vector gives a row the highest relevance.

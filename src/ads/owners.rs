@@ -53,7 +53,7 @@ impl Owners {
 
     /// Notes that the ad `key` has a record of its own, if the index has the ad.
     pub fn set(&self, index: &Index, key: Key, owner: Owner) -> Result<()> {
-        if let Some(row) = index.row(key)? {
+        for row in index.rows(key)? {
             self.of_row[row as usize].store(owner.to_bits(), Relaxed);
         }
         Ok(())

@@ -24,7 +24,7 @@ use super::search::{AdQuery, View};
 use crate::error::Result;
 use crate::live::Place;
 use crate::sample::sample_rows;
-use crate::search::Scratch;
+use crate::search::{Hit, Scratch};
 use crate::types::{Key, Row};
 
 /// A fixed random sample of the rows of one version.
@@ -80,12 +80,25 @@ impl SampledRows {
                 let counts = query.ranking.is_relevant(candidate.relevance)
                     && !known.contains(&hit.key)
                     && !query.block.keys.contains(&hit.key);
-                if counts && candidate.rank_score > worst {
+                if counts && candidate.rank_score > worst && Self::is_best_view(view, vector, hit, scratch)? {
                     missed.insert(hit.key);
                 }
             }
         }
         Ok(missed.into_iter().collect())
+    }
+
+    /// Whether no row of the same ad has a higher score than a sampled one, nor an equal one before it. Of an ad with several
+    /// views only that row stands for it: it is sampled as often as any.
+    fn is_best_view(view: &View<'_>, vector: &[f32], hit: &Hit, scratch: &mut Scratch) -> Result<bool> {
+        let base = view.snapshot.base();
+        if base.views().is_none() {
+            return Ok(true);
+        }
+        let (mut rows, mut hits) = (base.index().rows(hit.key)?, Vec::new());
+        rows.sort_unstable();
+        base.score_rows(vector, &rows, scratch, &mut hits)?;
+        Ok(hits.iter().all(|other| other.score < hit.score || other.score == hit.score && other.row >= hit.row))
     }
 }
 

@@ -25,7 +25,7 @@ use super::values::Values;
 use crate::attributes::{Columns, Filter, Predicate, Value};
 use crate::error::{Error, Result};
 use crate::live::{DeltaRow, Place, Snapshot, UNTAGGED};
-use crate::search::{Hit, Scratch, SearchParams, SearchStats, Selection};
+use crate::search::{Hit, Scratch, SearchParams, SearchStats, Searcher, Selection};
 use crate::simd::Kernels;
 use crate::types::{Key, Row};
 
@@ -138,10 +138,11 @@ impl AdQuery {
         self.params.nprobe == 0 && self.params.recall_target == 0.0
     }
 
-    /// How far the first round goes, where the index scans `default_nprobe` lists by default.
-    fn first_reach(&self, default_nprobe: usize) -> Reach {
+    /// How far the first round of a search of `base` goes.
+    fn first_reach(&self, base: &Searcher) -> Reach {
+        let default_nprobe = base.index().manifest().default_nprobe;
         let (wanted, widening) = (self.offset + self.limit, widening(&self.params, self.ranking.by));
-        let least = self.params_for(wanted).candidates_or_default();
+        let least = base.candidates_for(&self.params_for(wanted));
         let lowered = |full: usize| ((full as f64 * f64::from(self.effort)).ceil() as usize).max(1);
         let pool = lowered(least.saturating_mul(widening)).max(wanted) + self.block.keys.len().min(least);
         let lists = match self.params.nprobe {
@@ -243,7 +244,7 @@ impl View<'_> {
             return self.search_all(query, scratch);
         }
         let prepared = self.prepare(query)?;
-        let first = query.first_reach(self.snapshot.base().index().manifest().default_nprobe);
+        let first = query.first_reach(self.snapshot.base());
         let most = (first.pool.saturating_mul(WIDEST)).min(query.most_candidates).max(first.pool);
         let mut answer = self.round(&prepared, first, scratch)?;
         for _ in 1..ROUNDS {
@@ -285,6 +286,11 @@ impl View<'_> {
         (further != *reach).then_some(further)
     }
 
+    /// Whether an ad may have several rows.
+    pub(super) fn has_views(&self) -> bool {
+        self.snapshot.base().views().is_some()
+    }
+
     /// Makes a query ready for this version.
     pub(super) fn prepare<'q>(&self, query: &'q AdQuery) -> Result<Prepared<'q>> {
         if query.vectors.is_empty() {
@@ -313,7 +319,7 @@ impl View<'_> {
             candidates
                 .extend(found.into_iter().map(|(key, place, score)| self.candidate(query, key, place, score, number)));
         }
-        if query.vectors.len() > 1 {
+        if query.vectors.len() > 1 || self.has_views() {
             keep_best_of_each(&mut candidates);
         }
         let before = candidates.len();

@@ -71,6 +71,9 @@ pub fn build(spec: &BuildSpec, watch: &dyn Watch) -> Result<BuildReport> {
 pub fn build_on(vfs: &dyn Vfs, spec: &BuildSpec, watch: &dyn Watch) -> Result<BuildReport> {
     let started = Instant::now();
     let timer = Timer::new(watch);
+    if spec.views && spec.keys.is_none() {
+        return Err(Error::params("views", "without keys every row is a document of its own; give --keys, too"));
+    }
     let (rows, dim) = shape_of_input(spec)?;
     let (plan, given) = plan_for(spec, rows, dim)?;
     let commit = Commit::begin(vfs, &spec.output)?;
@@ -108,6 +111,7 @@ pub fn build_on(vfs: &dyn Vfs, spec: &BuildSpec, watch: &dyn Watch) -> Result<Bu
         watch: &timer,
         key_budget: plan.bucket_bytes,
         keys_path: spec.keys.as_deref().unwrap_or(&spec.input),
+        views: spec.views,
     };
     let written = output.write(&spill, &format, &buckets, &assigned.counts)?;
     let quantizer_entry = quantizer.write(vfs, &commit.folder().join("quantizer.bg"), index_id)?;
@@ -127,6 +131,7 @@ pub fn build_on(vfs: &dyn Vfs, spec: &BuildSpec, watch: &dyn Watch) -> Result<Bu
         dense: spec.dense,
         default_nprobe: plan.default_nprobe(),
         calibration: Vec::new(),
+        views: written.views,
         live: None,
         encoder: encoder.clone(),
         build: Provenance {
@@ -234,6 +239,9 @@ fn index_id(
     hasher.update(&quantizer.fingerprint());
     hasher.update(&assigned.hash);
     hasher.update(companions);
+    if spec.views {
+        hasher.update(b"views");
+    }
     if let Some(surveyed) = surveyed {
         hasher.update(&serde_json::to_vec(surveyed.layout.schema()).expect("plain values"));
     }
@@ -255,6 +263,7 @@ fn report(
     BuildReport {
         id: manifest.id.clone(),
         rows: manifest.rows,
+        views: manifest.views,
         skipped_rows: assigned.skipped,
         dim: manifest.dim,
         dense_dim: manifest.dense_dim,

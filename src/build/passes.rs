@@ -25,6 +25,8 @@ const SKIPPED: ListId = ListId::MAX;
 /// Rows of a unit of parallel work. Chunks are whole blocks, so that what is computed together, and with it every
 /// rounding, does not depend on the size of chunks.
 pub(super) const BLOCK: usize = 256;
+/// Bytes between the fixed part of a row in the shuffle and its fields.
+const BEHIND: usize = 12;
 /// Name of the file that holds each row's list between the passes.
 const LISTS_FILE: &str = "lists";
 
@@ -118,10 +120,10 @@ impl Passes<'_> {
             keys.resize(good.len(), 0);
             companions.keys(chunk.first, &mut keys)?;
             self.encode_chunk(&format, chunk, &lists, &keys, &mut records)?;
-            for (record, &list) in records.chunks(format.fixed).zip(&lists) {
+            for ((record, &list), row) in records.chunks(format.fixed).zip(&lists).zip(chunk.first..) {
                 let fields = companions.next_fields()?;
                 if list != SKIPPED {
-                    spill.push(buckets.of(list), |out| format.push(record, fields, out))?;
+                    spill.push(buckets.of(list), |out| format.push(record, row, fields, out))?;
                 }
             }
             self.watch.advance(lists.len() as u64);
@@ -177,8 +179,8 @@ impl Passes<'_> {
     }
 }
 
-/// One row in the shuffle: `list u32 | term f32 | code | dense record | length of fields u32 | fields`. Temporary files of
-/// this machine, so native byte order will do.
+/// One row in the shuffle: `list u32 | term f32 | code | dense record | length of fields u32 | row of the input u64 | fields`.
+/// Temporary files of this machine, so native byte order will do.
 pub(super) struct SpillFormat {
     code: usize,
     /// Bytes before the length of the fields.
@@ -193,6 +195,8 @@ pub(crate) struct NewRow<'a> {
     pub(crate) code: &'a [u8],
     pub(crate) record: &'a [u8],
     pub(crate) fields: &'a [u8],
+    /// Ascends over the views of a document, in the order in which they were given.
+    pub(crate) order: u64,
 }
 
 impl SpillFormat {
@@ -208,16 +212,17 @@ impl SpillFormat {
         self.layout.encode(vector, key, &mut out[8 + self.code..])
     }
 
-    fn push(&self, fixed: &[u8], fields: &str, out: &mut Vec<u8>) {
+    fn push(&self, fixed: &[u8], order: u64, fields: &str, out: &mut Vec<u8>) {
         out.extend_from_slice(fixed);
         out.extend_from_slice(bytemuck::bytes_of(&(fields.len() as u32)));
+        out.extend_from_slice(bytemuck::bytes_of(&order));
         out.extend_from_slice(fields.as_bytes());
     }
 
     /// Length of the row at the front of `bytes`, or None if it is not all there.
     pub(super) fn row_len(&self, bytes: &[u8]) -> Option<usize> {
         let length: u32 = bytemuck::pod_read_unaligned(bytes.get(self.fixed..self.fixed + 4)?);
-        let total = self.fixed + 4 + length as usize;
+        let total = self.fixed + BEHIND + length as usize;
         (bytes.len() >= total).then_some(total)
     }
 
@@ -230,13 +235,14 @@ impl SpillFormat {
             term: bytemuck::pod_read_unaligned(&fixed[4..8]),
             code,
             record,
-            fields: &fields[4..],
+            fields: &fields[BEHIND..],
+            order: bytemuck::pod_read_unaligned(&fields[4..BEHIND]),
         }
     }
 
     /// Bytes of a row without fields.
     pub(super) fn row_bytes(&self) -> u64 {
-        self.fixed as u64 + 4
+        (self.fixed + BEHIND) as u64
     }
 }
 

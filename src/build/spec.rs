@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use super::attributes::AttributeReport;
 use crate::attributes::Declared;
+use crate::index::Views;
 use crate::simd::CodeBits;
 use crate::types::{Element, Metric};
 
@@ -30,7 +31,10 @@ pub struct BuildSpec {
     pub column: Option<String>,
     /// One key a line; None: the row number.
     pub keys: Option<PathBuf>,
-    /// One record a row, returned with hits and filtered by.
+    /// Whether rows are views of documents: rows with the same key are one document, whose score is that of its best view. Their
+    /// order in the input is the order of the views. Needs `keys`.
+    pub views: bool,
+    /// One record a row, returned with hits and filtered by; the same for all rows of a document.
     pub attributes: Option<PathBuf>,
     /// Types of some attributes; those of the others are inferred.
     pub attribute_types: BTreeMap<String, Declared>,
@@ -67,6 +71,7 @@ impl BuildSpec {
             texts: None,
             column: None,
             keys: None,
+            views: false,
             attributes: None,
             attribute_types: BTreeMap::new(),
             output: output.into(),
@@ -91,6 +96,8 @@ pub struct BuildReport {
     pub id: String,
     /// Rows in the index.
     pub rows: u64,
+    /// Its documents, where rows are views of them.
+    pub views: Option<Views>,
     /// Rows of the input left out as bad.
     pub skipped_rows: u64,
     /// Dimension of the input, and of queries.

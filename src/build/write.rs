@@ -10,11 +10,14 @@ use crate::codes::CodesWriter;
 use crate::dense::{DenseWriter, RecordLayout};
 use crate::error::{Error, Result};
 use crate::format::FileEntry;
-use crate::index::{FieldsWriter, KeysWriter, mix};
+use crate::index::{FieldsWriter, KeysWriter, ViewCount, Views, mix};
 use crate::quantizer::CodeShape;
 use crate::train::Watch;
 use crate::types::{Key, Row};
 use crate::vfs::Vfs;
+
+/// Bytes that sorting takes a key, about.
+const KEY_BYTES: u64 = 64;
 
 /// What is needed to write the files.
 pub(crate) struct Output<'a> {
@@ -36,6 +39,8 @@ pub(crate) struct Output<'a> {
     pub(crate) key_budget: u64,
     /// Where the user's keys came from, for messages.
     pub(crate) keys_path: &'a Path,
+    /// Whether a key may have several rows.
+    pub(crate) views: bool,
 }
 
 /// The files written from rows.
@@ -45,6 +50,8 @@ pub(crate) struct Written {
     pub(crate) fields: Option<FileEntry>,
     pub(crate) attributes: Option<FileEntry>,
     pub(crate) keys: FileEntry,
+    /// The documents, where rows are views of them.
+    pub(crate) views: Option<Views>,
 }
 
 /// The files being written, and the row that comes next.
@@ -95,7 +102,7 @@ impl Output<'_> {
     /// The files of a version of `rows`, open at its first list.
     pub(crate) fn writers(&self, rows: u64) -> Result<Writers<'_>> {
         let path = |name: &str| self.folder.join(name);
-        let key_buckets = (rows * 32).div_ceil(self.key_budget).max(1);
+        let key_buckets = (rows * KEY_BYTES).div_ceil(self.key_budget).max(1);
         let layout = self.layout_of_attributes;
         let fields = layout.map(|_| FieldsWriter::create(self.vfs, &path("fields.bg"), self.index_id));
         let attributes = layout.map(|layout| ColumnsWriter::create(self.vfs, self.temporary, layout));
@@ -141,13 +148,13 @@ impl Writers<'_> {
             let object = parse_object(self.output.attributes_path, u64::from(self.next_row), row.fields)?;
             columns.push(&parse_record(layout.schema(), &object)?)?;
         }
-        let entry = (mix(self.output.layout.key_of(row.record)), self.next_row);
+        let key = self.output.layout.key_of(row.record);
+        let entry = KeyEntry { mixed: mix(key), order: row.order, row: self.next_row, key, fields: 0 };
         // The high bits choose the bucket, so buckets in order are entries in order.
-        let bucket = ((u128::from(entry.0) * u128::from(self.key_buckets)) >> 64) as usize;
-        self.keys.push(bucket, |out| {
-            out.extend_from_slice(bytemuck::bytes_of(&self.output.layout.key_of(row.record)));
-            out.extend_from_slice(bytemuck::bytes_of(&entry.1));
-        })?;
+        let bucket = ((u128::from(entry.mixed) * u128::from(self.key_buckets)) >> 64) as usize;
+        let views = self.output.views;
+        let entry = KeyEntry { fields: if views { hash_of(row.fields) } else { 0 }, ..entry };
+        self.keys.push(bucket, |out| entry.push(views, out))?;
         self.next_row += 1;
         Ok(())
     }
@@ -168,31 +175,86 @@ impl Writers<'_> {
         let output = self.output;
         let path = output.folder.join("attributes.bg");
         let attributes = self.attributes.map(|columns| columns.finish(&path, output.index_id, output.key_budget));
-        let keys = write_keys(self.output, &self.keys.finish()?, u64::from(self.next_row))?;
-        Ok(Written { codes, dense, fields, attributes: attributes.transpose()?, keys })
+        let (keys, views) = write_keys(self.output, &self.keys.finish()?, u64::from(self.next_row))?;
+        Ok(Written { codes, dense, fields, attributes: attributes.transpose()?, keys, views })
     }
 }
 
-/// Sorts the keys bucket by bucket and refuses one that comes twice.
-fn write_keys(output: &Output<'_>, spill: &SpillReader<'_>, rows: u64) -> Result<FileEntry> {
-    const ENTRY: usize = 12;
+/// A key and a row of it on their way into the key file, in the order in which they are sorted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct KeyEntry {
+    mixed: u64,
+    order: u64,
+    row: Row,
+    key: Key,
+    /// A hash of the row's fields, where rows are views.
+    fields: u64,
+}
+
+impl KeyEntry {
+    /// Bytes in the shuffle: `key u64 | row u32`, and for views `| order u64 | fields u64`.
+    fn len(views: bool) -> usize {
+        if views { 28 } else { 12 }
+    }
+
+    fn push(&self, views: bool, out: &mut Vec<u8>) {
+        out.extend_from_slice(bytemuck::bytes_of(&self.key));
+        out.extend_from_slice(bytemuck::bytes_of(&self.row));
+        if views {
+            out.extend_from_slice(bytemuck::bytes_of(&[self.order, self.fields]));
+        }
+    }
+
+    fn read(bytes: &[u8]) -> KeyEntry {
+        let key: Key = bytemuck::pod_read_unaligned(&bytes[..8]);
+        let [order, fields] = bytes.get(12..28).map_or([0; 2], bytemuck::pod_read_unaligned);
+        KeyEntry { mixed: mix(key), order, row: bytemuck::pod_read_unaligned(&bytes[8..12]), key, fields }
+    }
+}
+
+fn hash_of(fields: &[u8]) -> u64 {
+    bytemuck::pod_read_unaligned(&blake3::hash(fields).as_bytes()[..8])
+}
+
+/// Sorts the keys bucket by bucket. Refuses one that comes twice; where rows are views, a document whose rows differ in what they
+/// are filtered by and returned with.
+fn write_keys(output: &Output<'_>, spill: &SpillReader<'_>, rows: u64) -> Result<(FileEntry, Option<Views>)> {
     output.watch.begin("write keys", rows);
     let mut writer = KeysWriter::create(output.vfs, &output.folder.join("keys.bg"), output.index_id)?;
-    let (mut bytes, mut entries): (Vec<u8>, Vec<(u64, Key, Row)>) = (Vec::new(), Vec::new());
+    let (mut bytes, mut entries): (Vec<u8>, Vec<KeyEntry>) = (Vec::new(), Vec::new());
+    let mut count = ViewCount::default();
     for bucket in 0..spill.count() {
         spill.take(bucket, &mut bytes)?;
         entries.clear();
-        entries.extend(bytes.chunks_exact(ENTRY).map(|entry| {
-            let key: Key = bytemuck::pod_read_unaligned(&entry[..8]);
-            (mix(key), key, bytemuck::pod_read_unaligned(&entry[8..]))
-        }));
+        entries.extend(bytes.chunks_exact(KeyEntry::len(output.views)).map(KeyEntry::read));
         entries.sort_unstable();
-        if let Some(twice) = entries.windows(2).find(|pair| pair[0].1 == pair[1].1) {
-            let reason = format!("key {} comes more than once; every document needs a key of its own", twice[0].1);
-            return Err(Error::input(output.keys_path, "keys", reason));
+        for (at, entry) in entries.iter().enumerate() {
+            // Equal keys are in one bucket.
+            let before = at.checked_sub(1).map(|before| &entries[before]).filter(|before| before.key == entry.key);
+            if let Some(before) = before {
+                check_same_document(output, before, entry)?;
+            }
+            count.add(before.is_some());
+            writer.push(entry.key, entry.row)?;
         }
-        entries.iter().try_for_each(|&(_, key, row)| writer.push(key, row))?;
         output.watch.advance(entries.len() as u64);
     }
-    writer.finish()
+    Ok((writer.finish()?, output.views.then(|| count.views())))
+}
+
+/// Refuses two rows of one key that cannot be views of one document.
+fn check_same_document(output: &Output<'_>, a: &KeyEntry, b: &KeyEntry) -> Result<()> {
+    let key = a.key;
+    if !output.views {
+        let reason = format!(
+            "key {key} comes more than once; every document needs a key of its own (where rows are views of documents, say \
+             --views)"
+        );
+        return Err(Error::input(output.keys_path, "keys", reason));
+    }
+    if a.fields != b.fields {
+        let reason = format!("rows of key {key} have different records; give all views of a document the same one");
+        return Err(Error::input(output.attributes_path, "records", reason));
+    }
+    Ok(())
 }

@@ -24,7 +24,7 @@ const FILE: &str = "canary.bg";
 pub fn write_canary(vfs: &dyn Vfs, dir: &Path, queries: &[f32]) -> Result<()> {
     let searcher = Searcher::new(Index::open_on(vfs, dir, &OpenOptions::default())?, Kernels::detect());
     let queries = &queries[..queries.len().min(MOST_CANARIES * searcher.dim())];
-    let k = ANSWERS.min(searcher.rows() as usize);
+    let k = ANSWERS.min(searcher.documents() as usize);
     let Reference::Neighbours(scores) = exact_scores(&searcher, queries, k)? else { return Ok(()) };
     let canary = Canary { k, queries: queries.to_vec(), scores: scores.concat() };
     let mut manifest = searcher.index().manifest().clone();

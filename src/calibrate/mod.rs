@@ -105,7 +105,7 @@ pub fn calibrate_index(dir: &Path, queries: &Path, seed: u64, watch: &dyn Watch)
 pub fn calibrate(searcher: &Searcher, queries: &[f32], watch: &dyn Watch) -> Result<Vec<Calibration>> {
     let count = queries.len() / searcher.dim();
     enough(count)?;
-    let ks: Vec<usize> = KS.into_iter().filter(|&k| k as u64 <= searcher.rows()).collect();
+    let ks: Vec<usize> = KS.into_iter().filter(|&k| k as u64 <= searcher.documents()).collect();
     watch.begin("calibrate", (1 + ks.len() * (1 + SHARES.len() * SHARES.len())) as u64);
     let truth = exact_scores(searcher, queries, ks.iter().copied().max().unwrap_or(0))?;
     watch.advance(1);
@@ -125,8 +125,10 @@ fn for_hits(choosing: &Queries<'_>, checking: &Queries<'_>, watch: &dyn Watch) -
     let wide = wide(searcher, choosing.vectors, &choosing.truth, k)?;
     watch.advance(1);
     let prefix = |weight, most| Prefix { weight, effort: 0.0, most };
-    let (lists, candidates) =
-        (searcher.index().manifest().lists, (MOST_CANDIDATES.max(10 * k)).min(searcher.rows() as usize));
+    let (lists, candidates) = (
+        searcher.index().manifest().lists,
+        (MOST_CANDIDATES.max(10 * searcher.rows_for(k))).min(searcher.rows() as usize),
+    );
     let goal = Goal {
         lists: prefix(wide.lists.best_weight(), lists),
         often_lists: lists,

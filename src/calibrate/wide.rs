@@ -1,13 +1,14 @@
 //! A search much wider than needed, to see how wide it had to be for each true hit.
 
 use rayon::prelude::*;
+use std::collections::HashMap;
 
 use super::quantile;
 use crate::error::Result;
 use crate::eval::Reference;
 use crate::index::Prefix;
 use crate::search::{Hit, Scratch, SearchParams, Searcher};
-use crate::types::Row;
+use crate::types::{Key, Row};
 
 /// Lists looked at, and candidates: at least, and for each hit.
 const LISTS: usize = 2_048;
@@ -63,21 +64,26 @@ fn look(
     scratch: &mut Scratch,
     hits: &mut Vec<Hit>,
 ) -> Result<(Vec<Step>, Vec<Step>)> {
-    let candidates = CANDIDATES.max(CANDIDATES_A_HIT * k);
+    // Where rows are views, as many rows as should hold k documents.
+    let kth_row = searcher.rows_for(k);
+    let candidates = CANDIDATES.max(CANDIDATES_A_HIT * kth_row);
     let params = SearchParams { k, nprobe: LISTS, candidates, ..SearchParams::default() };
     let mut found = Vec::new();
     searcher.candidates(query, &params, scratch, &mut found)?;
     let (unit, codes) = (searcher.unit(scratch.code_query()), searcher.index().codes());
     let mut lists: Vec<Step> = Vec::new();
-    let mut place = std::collections::HashMap::new();
+    let mut place = HashMap::new();
     for (at, probe) in scratch.probes().iter().enumerate() {
         lists.push(Step { gap: probe.gap, hits: 0, cost: codes.rows_of(probe.list) as u32 });
         place.insert(probe.list, at);
     }
-    let kth = found[k.min(found.len()) - 1].1;
+    let kth = found[kth_row.min(found.len()) - 1].1;
     let mut rows: Vec<Row> = found.iter().map(|candidate| candidate.0).collect();
     rows.sort_unstable();
     searcher.score_rows(query, &rows, scratch, hits)?;
+    if searcher.views().is_some() {
+        only_best_views(hits);
+    }
     let is_true_row = |row: Row| is_true(&hits[rows.partition_point(|other| *other < row)]);
     let mut steps = Vec::with_capacity(found.len());
     for (row, score) in found {
@@ -88,6 +94,19 @@ fn look(
         }
     }
     Ok((lists, steps))
+}
+
+/// Takes all rows of a document but its best one out of the running: it is found by that one.
+fn only_best_views(hits: &mut [Hit]) {
+    let mut best: HashMap<Key, usize> = HashMap::new();
+    for at in 0..hits.len() {
+        let before = *best.entry(hits[at].key).or_insert(at);
+        if before != at {
+            let (worse, better) = if hits[at].score > hits[before].score { (before, at) } else { (at, before) };
+            hits[worse].score = f32::NEG_INFINITY;
+            best.insert(hits[at].key, better);
+        }
+    }
 }
 
 impl Sequences {

@@ -22,6 +22,7 @@ mod files;
 mod math;
 mod table;
 mod tokens;
+mod views;
 mod vocabulary;
 mod write;
 
@@ -38,6 +39,7 @@ use files::Folder;
 use tokens::Tokens;
 
 pub use table::TokenTable;
+pub use views::{LEAST_WORDS, TextViews, ViewLimits, sentences, text_views};
 pub use vocabulary::Vocabulary;
 pub use write::{TableElement, write_static};
 

@@ -13,7 +13,7 @@ use super::reference::Reference;
 use crate::dense::FetchScratch;
 use crate::error::Result;
 use crate::linalg::{norm2, normalise, product_nt};
-use crate::search::Searcher;
+use crate::search::{Searcher, first_of_each};
 use crate::topk::TopK;
 use crate::types::{Metric, Row};
 
@@ -24,11 +24,13 @@ const QUERIES: usize = 256;
 /// Rows beyond k that are scored again, for the rounding of the products.
 const SPARE: usize = 32;
 
-/// The scores of the `k` nearest rows of each query (n x dim), best first.
+/// The scores of the `k` nearest rows of each query (n x dim), best first; of the nearest documents, by their best rows, where rows
+/// are views.
 pub fn exact_scores(searcher: &Searcher, queries: &[f32], k: usize) -> Result<Reference> {
     let mapped = dense_queries(searcher, queries);
-    let k = k.min(searcher.rows() as usize);
-    let mut best: Vec<TopK> = (0..mapped.nrows()).map(|_| TopK::new(k + SPARE)).collect();
+    let k = k.min(searcher.documents() as usize);
+    let rows_kept = searcher.certain_rows(k) + SPARE;
+    let mut best: Vec<TopK> = (0..mapped.nrows()).map(|_| TopK::new(rows_kept)).collect();
     let mut scratch = FetchScratch::default();
     let rows: Vec<Row> = (0..searcher.rows() as Row).collect();
     let mut block = Array2::zeros((ROWS, mapped.ncols()));
@@ -48,6 +50,9 @@ pub fn exact_scores(searcher: &Searcher, queries: &[f32], k: usize) -> Result<Re
             |(scratch, hits), (mut rows, query)| {
                 rows.sort_unstable();
                 searcher.score_rows(query, &rows, scratch, hits)?;
+                if searcher.views().is_some() {
+                    first_of_each(hits);
+                }
                 let mut scores: Vec<f32> = hits.iter().map(|hit| hit.score).collect();
                 scores.sort_unstable_by(|a, b| b.total_cmp(a));
                 scores.truncate(k);

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use super::reference::{DEPTHS, Quality, Reference};
 use crate::error::Result;
-use crate::search::{Hit, Scratch, SearchParams, SearchStats, Searcher};
+use crate::search::{Hit, Scratch, SearchParams, SearchStats, Searcher, first_of_each};
 use crate::types::Row;
 
 /// Mean quality of many ordered answers, at every depth.
@@ -65,19 +65,26 @@ pub(super) fn hit_quality(
     Ok(ByDepth::mean(&depths, &found))
 }
 
-/// Quality of the candidates of `params`, in the order of their code scores.
+/// Quality of the candidates of `params`, in the order of their code scores. Where rows are views, the documents of the first so
+/// many rows count, once each.
 pub(super) fn candidate_quality(
     searcher: &Searcher,
     queries: &[f32],
     reference: &Reference,
     params: &SearchParams,
 ) -> Result<ByDepth> {
-    let depths = depths(params.candidates_or_default());
+    let depths = depths(searcher.candidates_for(params));
     let of_query = |scratch: &mut Scratch, query, vector| -> Result<Vec<Option<Quality>>> {
         let mut candidates = Vec::new();
         searcher.candidates(vector, params, scratch, &mut candidates)?;
         let hits = dense_hits(searcher, vector, candidates.iter().map(|candidate| candidate.0), scratch)?;
-        let within = |&depth: &usize| reference.quality(query, &hits[..hits.len().min(depth)], depth.min(params.k));
+        let within = |&depth: &usize| {
+            let mut hits = hits[..hits.len().min(depth)].to_vec();
+            if searcher.views().is_some() {
+                first_of_each(&mut hits);
+            }
+            reference.quality(query, &hits, depth.min(params.k))
+        };
         Ok(depths.iter().map(within).collect())
     };
     let found: Vec<Vec<Option<Quality>>> = queries

@@ -1,5 +1,7 @@
 //! What right answers are, and how near an answer comes to them.
 
+use std::collections::HashSet;
+
 use crate::dataset::{Judgement, Truth};
 use crate::error::{Error, Result};
 use crate::search::{Hit, Scratch, Searcher};
@@ -64,11 +66,11 @@ impl Reference {
         let mut scratch = searcher.scratch();
         let (mut scores, mut nearest) = (Vec::new(), Vec::new());
         for (i, query) in queries.chunks(searcher.dim()).enumerate() {
-            let keys: Vec<Key> = truth.nearest(i)[..deepest].iter().map(|&row| key_of(row)).collect();
+            let keys = nearest_keys(searcher, truth.nearest(i).iter().map(|&row| key_of(row)), deepest)?;
             let mut of_query = vec![f32::NAN; deepest];
             for k in ranks() {
-                let row = row_of(searcher, keys[k - 1])?;
-                of_query[k - 1] = if mapped { 0.0 } else { score_of(searcher, query, row, &mut scratch)? };
+                let rows = rows_of(searcher, keys[k - 1])?;
+                of_query[k - 1] = if mapped { 0.0 } else { score_of(searcher, query, &rows, &mut scratch)? };
             }
             scores.push(of_query);
             nearest.push(keys);
@@ -86,7 +88,11 @@ impl Reference {
             let found = usize::try_from(judgement.query).ok().and_then(|q| relevant.get_mut(q));
             let of_query = found
                 .ok_or_else(|| Error::mismatch("query of a judgement", format!("below {queries}"), judgement.query))?;
-            of_query.push(key_of(judgement.document));
+            // Rows of one document are one relevant document.
+            let key = key_of(judgement.document);
+            if !of_query.contains(&key) {
+                of_query.push(key);
+            }
         }
         if relevant.iter().all(Vec::is_empty) {
             let reason = format!("none of {queries} queries has a document graded above 0; are they of another set?");
@@ -147,14 +153,39 @@ impl Reference {
     }
 }
 
-fn row_of(searcher: &Searcher, key: Key) -> Result<Row> {
-    searcher.index().row(key)?.ok_or_else(|| {
-        Error::params("truth", format!("it names row {key}, which the index lacks; is it the truth of this index?"))
-    })
+/// The first `deepest` different keys of a query's truth, nearest first.
+fn nearest_keys(searcher: &Searcher, truth: impl Iterator<Item = Key>, deepest: usize) -> Result<Vec<Key>> {
+    let mut seen = HashSet::new();
+    // Where a row is a document nothing comes twice, unless the truth is wrong: that shows as a low recall.
+    let keys: Vec<Key> = truth.filter(|&key| searcher.views().is_none() || seen.insert(key)).take(deepest).collect();
+    match keys.len() < deepest {
+        true => {
+            let reason = format!(
+                "{deepest} is deeper than the truth of a query, whose rows belong to {} documents; give more rows, or no truth",
+                keys.len()
+            );
+            Err(Error::params("k", reason))
+        }
+        false => Ok(keys),
+    }
 }
 
-fn score_of(searcher: &Searcher, query: &[f32], row: Row, scratch: &mut Scratch) -> Result<f32> {
-    let mut hits = Vec::with_capacity(1);
-    searcher.score_rows(query, &[row], scratch, &mut hits)?;
-    Ok(hits[0].score)
+/// The rows of a document, ascending.
+fn rows_of(searcher: &Searcher, key: Key) -> Result<Vec<Row>> {
+    let mut rows = searcher.index().rows(key)?;
+    rows.sort_unstable();
+    match rows.is_empty() {
+        true => {
+            let reason = format!("it names row {key}, which the index lacks; is it the truth of this index?");
+            Err(Error::params("truth", reason))
+        }
+        false => Ok(rows),
+    }
+}
+
+/// The best score of these rows.
+fn score_of(searcher: &Searcher, query: &[f32], rows: &[Row], scratch: &mut Scratch) -> Result<f32> {
+    let mut hits = Vec::with_capacity(rows.len());
+    searcher.score_rows(query, rows, scratch, &mut hits)?;
+    Ok(hits.iter().map(|hit| hit.score).fold(f32::NEG_INFINITY, f32::max))
 }

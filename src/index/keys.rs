@@ -2,6 +2,9 @@
 //!
 //! Entries are sorted by a mixed key (a bijection, so that any keys spread evenly and equal keys stay neighbours) and
 //! cut into pages of 256. The first mixed key and the checksum of every page are held in memory: 12 bytes for 256 rows.
+//!
+//! Where rows are views of documents, a key has an entry for each of its rows, in the order in which the views were given; they
+//! may run over the end of a page.
 //! ```text
 //! PAGE   256 x u64 keys, then 256 x u32 rows; the last page is filled up with zeros
 //! FENC   u64 a page: its first mixed key
@@ -86,12 +89,15 @@ pub(crate) struct Keys {
     file: FileReader,
     pages: Section,
     rows: u64,
+    /// Whether a key may have several rows.
+    repeated: bool,
     fences: Vec<u64>,
     checksums: Vec<u32>,
 }
 
 impl Keys {
-    pub(crate) fn open(vfs: &dyn Vfs, path: &Path, index_id: &[u8; 16], rows: u64) -> Result<Keys> {
+    /// Opens the file of an index of `rows` rows; `repeated` says whether a key may have several.
+    pub(crate) fn open(vfs: &dyn Vfs, path: &Path, index_id: &[u8; 16], rows: u64, repeated: bool) -> Result<Keys> {
         let file = FileReader::open(vfs, path, Kind::Keys, Some(index_id))?;
         let pages = file.section(PAGE)?;
         let fences: Vec<u64> = file.read_array(FENC)?;
@@ -100,21 +106,37 @@ impl Keys {
         if [fences.len() as u64, checksums.len() as u64, pages.length / PAGE_BYTES as u64] != [expected; 3] {
             return Err(Error::corrupt(path, "PAGE", format!("{rows} rows need {expected} pages")));
         }
-        Ok(Keys { path: path.to_path_buf(), file, pages, rows, fences, checksums })
+        Ok(Keys { path: path.to_path_buf(), file, pages, rows, repeated, fences, checksums })
     }
 
     pub(crate) fn memory_bytes(&self) -> usize {
         self.fences.len() * 12
     }
 
-    /// The row of `key`, if the index has it.
+    /// The row of `key`, if the index has it; the first one where it has several.
     pub(crate) fn row(&self, key: Key) -> Result<Option<Row>> {
+        if self.repeated {
+            return Ok(self.rows(key)?.first().copied());
+        }
         let page = self.fences.partition_point(|&fence| fence <= mix(key));
         if page == 0 {
             return Ok(None);
         }
         let (keys, rows) = self.page(page - 1)?;
         Ok(keys.iter().position(|&k| k == key).map(|at| rows[at]))
+    }
+
+    /// All rows of `key`, in the order in which its views were given; none if the index lacks it.
+    pub(crate) fn rows(&self, key: Key) -> Result<Vec<Row>> {
+        // The page before the first one that begins with the key may end with it.
+        let first = self.fences.partition_point(|&fence| fence < mix(key)).saturating_sub(1);
+        let end = self.fences.partition_point(|&fence| fence <= mix(key));
+        let mut found = Vec::new();
+        for page in first..end {
+            let (keys, rows) = self.page(page)?;
+            found.extend(keys.iter().zip(rows).filter(|(k, _)| **k == key).map(|(_, row)| row));
+        }
+        Ok(found)
     }
 
     /// Keys and rows of one page.
@@ -144,7 +166,7 @@ impl Keys {
                 return Err(Error::corrupt(&self.path, "FENC", format!("entry {page} does not match its page")));
             }
             for (key, row) in keys.into_iter().zip(rows) {
-                if last.is_some_and(|l| l >= mix(key)) {
+                if last.is_some_and(|l| l > mix(key) || l == mix(key) && !self.repeated) {
                     return Err(Error::corrupt(&self.path, "PAGE", format!("page {page}: key {key} is out of order")));
                 }
                 last = Some(mix(key));
@@ -169,7 +191,7 @@ mod tests {
             let mut writer = KeysWriter::create(&vfs, path, [1; 16]).unwrap();
             entries.iter().for_each(|&(key, row)| writer.push(key, row).unwrap());
             writer.finish().unwrap();
-            let keys = Keys::open(&vfs, path, &[1; 16], n).unwrap();
+            let keys = Keys::open(&vfs, path, &[1; 16], n, false).unwrap();
             for i in 0..n {
                 assert_eq!(keys.row(i * i * 7).unwrap(), Some(i as Row));
                 assert_eq!(keys.row(i * i * 7 + 3).unwrap(), None);
@@ -181,7 +203,34 @@ mod tests {
             })
             .unwrap();
             assert_eq!(seen, n);
-            assert!(Keys::open(&vfs, path, &[1; 16], n + 256).is_err());
+            assert!(Keys::open(&vfs, path, &[1; 16], n + 256, false).is_err());
         }
+    }
+
+    #[test]
+    fn all_rows_of_a_key_are_found_over_the_ends_of_pages() {
+        let (vfs, path) = (MemoryVfs::default(), Path::new("/keys.bg"));
+        // Key k has k rows: of 700 in all, some keys lie on several pages.
+        let mut of_key: Vec<(Key, Vec<Row>)> = (0..37).map(|k| (k, Vec::new())).collect();
+        let mut next = 0;
+        for (key, rows) in &mut of_key {
+            rows.extend((0..*key as Row).rev().map(|view| next + view));
+            next += *key as Row;
+        }
+        of_key.push((99, (next..next + 600).collect()));
+        of_key.sort_by_key(|(key, _)| mix(*key));
+        let mut writer = KeysWriter::create(&vfs, path, [1; 16]).unwrap();
+        of_key.iter().for_each(|(key, rows)| rows.iter().for_each(|&row| writer.push(*key, row).unwrap()));
+        writer.finish().unwrap();
+        let count = u64::from(next) + 600;
+        let keys = Keys::open(&vfs, path, &[1; 16], count, true).unwrap();
+        for (key, rows) in &of_key {
+            assert_eq!(&keys.rows(*key).unwrap(), rows, "key {key}");
+            assert_eq!(keys.row(*key).unwrap(), rows.first().copied());
+        }
+        assert!(keys.rows(1_000).unwrap().is_empty());
+        keys.for_each(|_, _| Ok(())).unwrap();
+        let single = Keys::open(&vfs, path, &[1; 16], count, false).unwrap();
+        assert!(single.for_each(|_, _| Ok(())).unwrap_err().to_string().contains("out of order"));
     }
 }

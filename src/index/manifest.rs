@@ -65,6 +65,9 @@ pub struct Manifest {
     /// What reaches which recall, for each number of hits that sample queries were given for.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub calibration: Vec<Calibration>,
+    /// Where documents may have several rows: how many documents there are. None: a row is a document.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub views: Option<Views>,
     /// The live changes that it includes; none where it was built from files.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub live: Option<Included>,
@@ -75,6 +78,31 @@ pub struct Manifest {
     pub build: Provenance,
     /// The files.
     pub files: Files,
+}
+
+/// The documents of an index in which rows are views of documents: the rows of one document (its *parent*) share its key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Views {
+    /// Different keys.
+    pub parents: u64,
+    /// Rows of the key that has most of them.
+    pub most: u64,
+}
+
+impl Views {
+    /// Refuses numbers that `rows` rows cannot have.
+    fn check(self, rows: u64) -> std::result::Result<(), String> {
+        let Views { parents, most } = self;
+        let fits = parents >= 1
+            && most >= 1
+            && parents.checked_add(most - 1).is_some_and(|least| least <= rows)
+            && parents.checked_mul(most).is_none_or(|all| all >= rows);
+        match fits {
+            true => Ok(()),
+            false => Err(format!("{rows} rows cannot be those of {parents} documents with {most} rows at most")),
+        }
+    }
 }
 
 /// Which changes of which journal an index includes.
@@ -221,6 +249,7 @@ impl Manifest {
         }
         self.code_shape().map_err(|e| e.to_string())?;
         self.calibration.iter().try_for_each(|c| c.check(self.lists))?;
+        self.views.map_or(Ok(()), |views| views.check(self.rows))?;
         let plain = |name: &str| !name.is_empty() && !name.contains(['/', '\\']) && name != "." && name != "..";
         match self.files.all().map(|f| &f.name).chain([&self.folder]).find(|name| !plain(name)) {
             Some(name) => Err(format!("{name:?} is not a plain file name")),
@@ -277,6 +306,7 @@ mod tests {
             dense: Element::F32,
             default_nprobe: 1,
             calibration: Vec::new(),
+            views: Some(Views { parents: 4, most: 3 }),
             live: Some(Included { journal: "ff".into(), seq: 9 }),
             encoder: Some(EncoderNote {
                 id: "ee".into(),
@@ -314,7 +344,15 @@ mod tests {
 
     #[test]
     fn a_manifest_from_before_there_were_heads_and_changes_is_read() {
-        let new = Manifest { dense_dim: 4, heads: Vec::new(), router: false, live: None, encoder: None, ..manifest() };
+        let new = Manifest {
+            dense_dim: 4,
+            heads: Vec::new(),
+            router: false,
+            views: None,
+            live: None,
+            encoder: None,
+            ..manifest()
+        };
         let mut fields: serde_json::Map<String, serde_json::Value> =
             serde_json::from_value(serde_json::to_value(&new).unwrap()).unwrap();
         for name in ["dense_dim", "heads", "router"] {
@@ -323,6 +361,22 @@ mod tests {
         let rest = format!("{}\n", serde_json::to_string_pretty(&fields).unwrap().strip_prefix("{\n").unwrap());
         let old = format!("{{\"crc32c\": \"{:08x}\",\n{rest}", crc32c::crc32c(rest.as_bytes()));
         assert_eq!(Manifest::parse(Path::new("m"), old.as_bytes()).unwrap(), new);
+    }
+
+    #[test]
+    fn views_that_the_rows_cannot_be_are_refused() {
+        // 10 rows.
+        let parse = |parents, most| {
+            let manifest = Manifest { views: Some(Views { parents, most }), ..manifest() };
+            Manifest::parse(Path::new("m"), &manifest.to_bytes())
+        };
+        for (parents, most) in [(10, 1), (1, 10), (4, 3), (2, 9), (5, 2)] {
+            assert_eq!(parse(parents, most).unwrap().views, Some(Views { parents, most }));
+        }
+        for (parents, most) in [(0, 1), (1, 0), (11, 1), (3, 3), (1, 9), (2, 10), (9, 1), (u64::MAX, u64::MAX)] {
+            let message = parse(parents, most).unwrap_err().to_string();
+            assert!(message.contains(&format!("{parents} documents")), "{message}");
+        }
     }
 
     #[test]

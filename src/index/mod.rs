@@ -25,7 +25,7 @@ pub use calibration::{Calibration, Effort, Goal, Prefix};
 pub use canary::Canary;
 pub(crate) use fields::FieldsWriter;
 pub(crate) use keys::{KeysWriter, mix};
-pub use manifest::{EncoderNote, Files, Included, MANIFEST, Manifest, Provenance};
+pub use manifest::{EncoderNote, Files, Included, MANIFEST, Manifest, Provenance, Views};
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -86,7 +86,7 @@ impl Index {
         let codes = Codes::open(vfs, &path(&manifest.files.codes), &id, shape)?;
         let layout = RecordLayout::new(manifest.dense, manifest.dense_dim);
         let dense = DenseSet::open(vfs, &folder, &manifest.files.dense, &id, layout, manifest.rows, options)?;
-        let keys = Keys::open(vfs, &path(&manifest.files.keys), &id, manifest.rows)?;
+        let keys = Keys::open(vfs, &path(&manifest.files.keys), &id, manifest.rows, manifest.views.is_some())?;
         let fields = match &manifest.files.fields {
             Some(entry) => Some(Fields::open(vfs, &path(entry), &id, manifest.rows)?),
             None => None,
@@ -142,9 +142,33 @@ impl Index {
         sparse as u64 + self.dense.memory_bytes()
     }
 
-    /// The row of `key`, if the index has it.
+    /// The row of `key`, if the index has it; that of its first view where it has several.
     pub fn row(&self, key: Key) -> Result<Option<Row>> {
         self.keys.row(key)
+    }
+
+    /// All rows of `key`, in the order in which its views were given: one at most where the index has no views.
+    ///
+    /// # Errors
+    /// `Corrupt` and `Io`.
+    pub fn rows(&self, key: Key) -> Result<Vec<Row>> {
+        self.keys.rows(key)
+    }
+
+    /// Which of the views of its document each row is, from 0, in row order. Reads all keys.
+    ///
+    /// # Errors
+    /// `Corrupt` and `Io`.
+    pub(crate) fn views_of_rows(&self) -> Result<Vec<u32>> {
+        let mut views = vec![0; self.manifest.rows as usize];
+        let mut last: Option<(Key, u32)> = None;
+        self.keys.for_each(|key, row| {
+            let view = last.filter(|last| last.0 == key).map_or(0, |last| last.1 + 1);
+            views[row as usize] = view;
+            last = Some((key, view));
+            Ok(())
+        })?;
+        Ok(views)
     }
 
     /// The fields of `row` as a JSON object, if the index was given any.
@@ -243,18 +267,54 @@ impl Index {
         self.attributes.as_ref().map_or(Ok(()), |columns| columns.check_entries(entries).map_err(wrong))
     }
 
-    /// Every key leads to the row whose record carries it.
+    /// Every key leads to the rows whose records carry it, and there are as many documents as the manifest says.
     fn check_keys(&self, key_of: &[Key], watch: &dyn Watch) -> Result<()> {
         let path = self.dir.join(&self.manifest.folder).join(&self.manifest.files.keys.name);
+        let (mut count, mut last) = (ViewCount::default(), None);
+        let mut seen = vec![false; if self.manifest.views.is_some() { key_of.len() } else { 0 }];
         self.keys.for_each(|key, row| {
             let found = key_of[row as usize];
             if found != key {
                 let reason = format!("key {key} leads to row {row}, whose record has key {found}");
                 return Err(Error::corrupt(&path, "PAGE", reason));
             }
+            // Different keys lead to different rows; the same key may not lead to one row twice.
+            if seen.get_mut(row as usize).is_some_and(|seen| std::mem::replace(seen, true)) {
+                return Err(Error::corrupt(&path, "PAGE", format!("key {key} leads to row {row} twice")));
+            }
+            count.add(last.replace(key) == Some(key));
             watch.advance(1);
             Ok(())
-        })
+        })?;
+        match self.manifest.views {
+            Some(views) if views != count.views() => {
+                let reason = format!("the manifest says {views:?} of keys that are {:?}", count.views());
+                Err(Error::corrupt(&path, "PAGE", reason))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Counts the documents of rows that come by key.
+#[derive(Debug, Default)]
+pub(crate) struct ViewCount {
+    parents: u64,
+    of_last: u64,
+    most: u64,
+}
+
+impl ViewCount {
+    /// Counts a row, of the same document as the one before it or not.
+    pub(crate) fn add(&mut self, same: bool) {
+        self.parents += u64::from(!same);
+        self.of_last = if same { self.of_last + 1 } else { 1 };
+        self.most = self.most.max(self.of_last);
+    }
+
+    /// What was counted.
+    pub(crate) fn views(&self) -> Views {
+        Views { parents: self.parents, most: self.most }
     }
 }
 

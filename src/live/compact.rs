@@ -35,7 +35,7 @@ pub struct CompactReport {
     pub rows: u64,
     /// Rows of the base that were left out: replaced or deleted.
     pub removed: u64,
-    /// Documents that came from the delta.
+    /// Rows that came from the delta.
     pub added: u64,
     /// The new index includes all changes up to this one.
     pub seq: u64,
@@ -82,6 +82,7 @@ pub(super) fn compact(
         watch,
         key_budget: KEY_BUDGET,
         keys_path: dir,
+        views: base.manifest().views.is_some(),
     };
     let written = write_rows(snapshot, &coded, &output, watch)?;
     let quantizer = base.quantizer().write(vfs, &commit.folder().join("quantizer.bg"), index_id)?;
@@ -91,6 +92,7 @@ pub(super) fn compact(
         id: hex(&index_id),
         folder: commit.folder_name(&index_id)?,
         rows,
+        views: written.views,
         live: Some(included),
         files: Files {
             quantizer,
@@ -161,7 +163,7 @@ fn encode(base: &Index, rows: &[DeltaRow<'_>]) -> Vec<Coded> {
     let mut vectors = Array2::zeros((rows.len(), dim));
     for (row, mut out) in rows.iter().zip(vectors.rows_mut()) {
         let out = out.as_slice_mut().expect("C order");
-        match &row.companion.coded {
+        match row.coded {
             Some(vector) => out.copy_from_slice(vector),
             None => row.record.decode(out),
         }
@@ -189,6 +191,8 @@ fn write_rows(snapshot: &Snapshot, coded: &[Coded], output: &Output<'_>, watch: 
     let mut texts = BaseTexts::new(base);
     let mut code = vec![0; output.shape.bytes];
     let mut coded = coded.iter().peekable();
+    // Views of a document are all of the base, or all of the delta: their numbers are their order.
+    let views = if output.views { base.views_of_rows()? } else { Vec::new() };
     for list_id in 0..base.manifest().lists as ListId {
         watch.check()?;
         let list = base.codes().list(list_id);
@@ -198,13 +202,15 @@ fn write_rows(snapshot: &Snapshot, coded: &[Coded], output: &Output<'_>, watch: 
             let term = list.terms.get(at).map_or(0.0, |&term| list.term_min + list.term_step * f32::from(term));
             let row = list.first_row + at as Row;
             let (record, fields) = (records.get(row)?, texts.get(row)?.as_bytes());
-            writers.push_row(&NewRow { list: list_id, term, code: &code, record, fields })?;
+            let order = views.get(row as usize).copied().unwrap_or(0).into();
+            writers.push_row(&NewRow { list: list_id, term, code: &code, record, fields, order })?;
             watch.advance(1);
         }
         while let Some(row) = coded.next_if(|row| row.list == list_id) {
             let document = snapshot.delta_row(row.place).expect("it was encoded from there");
             let (record, fields) = (document.record.bytes(), document.record().as_bytes());
-            writers.push_row(&NewRow { list: list_id, term: row.term, code: &row.code, record, fields })?;
+            let order = document.view().into();
+            writers.push_row(&NewRow { list: list_id, term: row.term, code: &row.code, record, fields, order })?;
             watch.advance(1);
         }
         writers.end_list()?;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 
 use super::bits::Bits;
-use super::prepare::{Companion, Entry};
+use super::prepare::{Companion, Entry, ViewEntry};
 use crate::attributes::{Record, Value};
 use crate::dense::{RecordLayout, RecordRef};
 use crate::types::Key;
@@ -29,15 +29,28 @@ pub(super) struct Delta {
 struct Chunk {
     /// Dense records, one after the other.
     records: Vec<u32>,
-    companions: Vec<Arc<Companion>>,
+    views: Vec<View>,
 }
 
-/// One document of a delta.
+/// What goes with one record.
+#[derive(Clone, Debug)]
+struct View {
+    /// Of its document: all views of one share it.
+    companion: Arc<Companion>,
+    /// Which view it is, from 0.
+    number: u32,
+    /// The vector that is coded, where the record is no exact copy of it.
+    coded: Option<Arc<[f32]>>,
+}
+
+/// One row of a delta: a document, or one view of it. Views of a document have places one after the other.
 #[derive(Clone, Copy, Debug)]
 pub struct DeltaRow<'a> {
     pub(super) place: usize,
     pub(super) record: RecordRef<'a>,
     pub(super) companion: &'a Companion,
+    pub(super) coded: Option<&'a [f32]>,
+    view: u32,
 }
 
 impl<'a> DeltaRow<'a> {
@@ -51,7 +64,12 @@ impl<'a> DeltaRow<'a> {
         self.companion.key
     }
 
-    /// Its JSON object, as it was given.
+    /// Which view of its document it is, from 0.
+    pub fn view(&self) -> u32 {
+        self.view
+    }
+
+    /// The JSON object of its document, as it was given.
     pub fn record(&self) -> &'a str {
         &self.companion.text
     }
@@ -84,26 +102,40 @@ impl Delta {
         self.layout.stride() / 4
     }
 
-    /// Appends a document; its place.
+    /// Appends a document; the place of its first view.
     pub(super) fn push(&mut self, entry: Entry) -> usize {
-        self.append(&entry.record, Arc::new(entry.companion))
+        let (first, companion) = (self.rows, Arc::new(entry.companion));
+        for (number, ViewEntry { record, coded }) in (0..).zip(entry.views) {
+            self.append(&record, View { companion: companion.clone(), number, coded: coded.map(Arc::from) });
+        }
+        first
     }
 
-    fn append(&mut self, record: &[u32], companion: Arc<Companion>) -> usize {
+    fn append(&mut self, record: &[u32], view: View) {
         if self.rows.is_multiple_of(CHUNK_ROWS) {
             self.chunks.push(Arc::default());
         }
         let last = self.chunks.len() - 1;
         let chunk = Arc::make_mut(&mut self.chunks[last]);
         chunk.records.extend_from_slice(record);
-        chunk.companions.push(companion);
+        chunk.views.push(view);
         self.rows += 1;
-        self.rows - 1
     }
 
-    /// Takes a document out; its place stays empty.
-    pub(super) fn kill(&mut self, place: usize) {
-        self.dead.insert(place);
+    /// The places of all views of the document whose first one is at `first`.
+    pub(super) fn places_of(&self, first: usize) -> std::ops::Range<usize> {
+        let key = self.get(first).map(|row| row.key());
+        let is_view = |&place: &usize| {
+            self.get(place).is_some_and(|row| Some(row.key()) == key && row.view as usize == place - first)
+        };
+        first..first + (first..self.rows).take_while(is_view).count()
+    }
+
+    /// Takes out the document whose first view is at `first`; the places of all its views stay empty.
+    pub(super) fn kill(&mut self, first: usize) {
+        self.places_of(first).for_each(|place| {
+            self.dead.insert(place);
+        });
     }
 
     /// Places, empty ones included.
@@ -111,42 +143,48 @@ impl Delta {
         self.rows
     }
 
-    /// Documents.
+    /// Rows.
     pub(super) fn len(&self) -> usize {
         self.rows - self.dead.count()
     }
 
-    /// The document at a place, unless there is none (any more).
+    /// The row at a place, unless there is none (any more).
     pub(super) fn get(&self, place: usize) -> Option<DeltaRow<'_>> {
         if place >= self.rows || self.dead.contains(place) {
             return None;
         }
         let (chunk, at) = (&self.chunks[place / CHUNK_ROWS], place % CHUNK_ROWS);
         let words = &chunk.records[at * self.words()..][..self.words()];
-        Some(DeltaRow { place, record: self.layout.record(words), companion: &chunk.companions[at] })
+        let View { companion, number, coded } = &chunk.views[at];
+        let record = self.layout.record(words);
+        Some(DeltaRow { place, record, companion, coded: coded.as_deref(), view: *number })
     }
 
-    /// All documents, by place.
+    /// All rows, by place.
     pub(super) fn iter(&self) -> impl Iterator<Item = DeltaRow<'_>> {
         (0..self.rows).filter_map(|place| self.get(place))
     }
 
-    /// The same documents without empty places between them.
+    /// The same rows without empty places between them.
     pub(super) fn without_dead(&self) -> Delta {
         let mut delta = Delta::new(self.layout);
         for place in (0..self.rows).filter(|&place| !self.dead.contains(place)) {
             let (chunk, at) = (&self.chunks[place / CHUNK_ROWS], place % CHUNK_ROWS);
-            delta.append(&chunk.records[at * self.words()..][..self.words()], chunk.companions[at].clone());
+            delta.append(&chunk.records[at * self.words()..][..self.words()], chunk.views[at].clone());
         }
         delta
     }
 
     pub(super) fn memory_bytes(&self) -> usize {
-        let companion = |c: &Arc<Companion>| {
+        let companion = |c: &Companion| {
             let values: usize = c.attributes.iter().map(|(name, value)| ENTRY + name.len() + value_bytes(value)).sum();
-            size_of::<Companion>() + c.text.len() + values + c.coded.as_ref().map_or(0, |vector| vector.len() * 4)
+            size_of::<Companion>() + c.text.len() + values
         };
-        let chunk = |c: &Arc<Chunk>| c.records.len() * 4 + c.companions.iter().map(companion).sum::<usize>();
+        let view = |v: &View| {
+            let shared = if v.number == 0 { companion(&v.companion) } else { 0 };
+            size_of::<View>() + shared + v.coded.as_ref().map_or(0, |vector| vector.len() * 4)
+        };
+        let chunk = |c: &Arc<Chunk>| c.records.len() * 4 + c.views.iter().map(view).sum::<usize>();
         self.chunks.iter().map(chunk).sum::<usize>() + self.dead.memory_bytes()
     }
 }

@@ -21,6 +21,8 @@
 //!   journal from there. Both are the same code, so what is served does not depend on how it came about. A version that was built
 //!   from files includes none: all that the journal still holds applies over it.
 //! - **Going back is possible**: the journal is trimmed when it is asked to be, as far as no version needs it any more.
+//! - **A document is one change, however many views it has**: its rows come and go together, in one step, in the journal, in every
+//!   snapshot and in compaction.
 //! - **Compaction copies codes.** Rows of the base keep codes and dense records as they are, so only the delta is assigned and
 //!   encoded. (Row terms of L2 are requantised where a list's range changes: an error of half a step of that list.)
 //!
@@ -41,7 +43,7 @@ mod tests;
 pub use change::{Change, Document};
 pub use compact::CompactReport;
 pub use delta::DeltaRow;
-pub use prepare::{MAX_RECORD, UNTAGGED};
+pub use prepare::{MAX_RECORD, MAX_VIEWS, UNTAGGED};
 pub use snapshot::{Place, Snapshot};
 
 use std::path::Path;

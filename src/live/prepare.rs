@@ -18,24 +18,34 @@ use crate::types::{Element, Key, Row};
 pub const UNTAGGED: u32 = u32::MAX;
 /// The longest record of a document, bytes.
 pub const MAX_RECORD: usize = 1 << 20;
+/// Most views of a document beside its first.
+pub const MAX_VIEWS: usize = 1_000;
 
 /// A change that fits the base it was prepared for.
 pub(super) struct Prepared {
     pub(super) key: Key,
-    /// Where the base has the key.
-    pub(super) base_row: Option<Row>,
+    /// The rows that the base has of the key.
+    pub(super) base_rows: Vec<Row>,
     /// None: the key goes.
     pub(super) entry: Option<Entry>,
 }
 
 /// A document as the delta keeps it.
 pub(super) struct Entry {
-    /// The dense record, as it would lie in a shard.
-    pub(super) record: Vec<u32>,
+    /// Its views, the first one first; one at least.
+    pub(super) views: Vec<ViewEntry>,
     pub(super) companion: Companion,
 }
 
-/// What goes with a dense record.
+/// One view of a document as the delta keeps it.
+pub(super) struct ViewEntry {
+    /// The dense record, as it would lie in a shard.
+    pub(super) record: Vec<u32>,
+    /// The vector that is coded when the delta becomes part of an index, where the dense record is no exact copy of it.
+    pub(super) coded: Option<Vec<f32>>,
+}
+
+/// What goes with the dense records of a document.
 #[derive(Debug)]
 pub(super) struct Companion {
     pub(super) key: Key,
@@ -43,8 +53,6 @@ pub(super) struct Companion {
     pub(super) text: String,
     /// What of it can be filtered by.
     pub(super) attributes: Record,
-    /// The vector that is coded when the delta becomes part of an index, where the dense record is no exact copy of it.
-    pub(super) coded: Option<Vec<f32>>,
     /// See [`super::DeltaRow::tag`].
     pub(super) tag: AtomicU32,
 }
@@ -64,15 +72,48 @@ pub(super) fn prepare(change: &Change, base: &Searcher) -> Result<Prepared> {
         Change::Upsert(document) => Some(entry(document, base)?),
         Change::Delete(_) => None,
     };
-    Ok(Prepared { key: change.key(), base_row: base.index().row(change.key())?, entry })
+    Ok(Prepared { key: change.key(), base_rows: base.index().rows(change.key())?, entry })
 }
 
 /// The document as the delta of `base` keeps it.
 pub(super) fn entry(document: &Document, base: &Searcher) -> Result<Entry> {
-    let quantizer = base.index().quantizer();
-    quantizer.check_dim(document.vector.len())?;
+    check_views(document.views.len(), base)?;
+    base.index().quantizer().check_dim(document.vector.len())?;
     let attributes = attributes(&document.record, base)?;
-    let mut vector = document.vector.clone();
+    let mut views = vec![view(document.key, &document.vector, base)?];
+    for (number, vector) in (1..).zip(&document.views) {
+        let further = view(document.key, vector, base).map_err(|error| match error {
+            Error::InvalidParams { name: "vector", reason } => {
+                Error::params("views", format!("view {number}: {reason}"))
+            }
+            other => other,
+        })?;
+        views.push(further);
+    }
+    let (key, text, tag) = (document.key, document.record.clone(), AtomicU32::new(UNTAGGED));
+    Ok(Entry { views, companion: Companion { key, text, attributes, tag } })
+}
+
+/// Refuses further views where there may be none, and too many.
+fn check_views(count: usize, base: &Searcher) -> Result<()> {
+    if count > MAX_VIEWS {
+        return Err(Error::params(
+            "views",
+            format!("{count} are more than {MAX_VIEWS}; send fewer, or several documents"),
+        ));
+    }
+    if count > 0 && base.views().is_none() {
+        let reason = "a document of this index has one vector; build the index with --views, or leave views out";
+        return Err(Error::params("views", reason));
+    }
+    Ok(())
+}
+
+/// One view as the delta of `base` keeps it.
+fn view(key: Key, vector: &[f32], base: &Searcher) -> Result<ViewEntry> {
+    let quantizer = base.index().quantizer();
+    quantizer.check_dim(vector.len())?;
+    let mut vector = vector.to_vec();
     prepare_row(&mut vector, base.metric()).map_err(|reason| Error::params("vector", reason))?;
     let heads = quantizer.heads();
     let coded = mapped(heads.code_document.as_ref(), &vector)?;
@@ -80,11 +121,10 @@ pub(super) fn entry(document: &Document, base: &Searcher) -> Result<Entry> {
     let layout = layout_of(base);
     let mut record = vec![0u32; layout.stride() / 4];
     let stored = dense.as_deref().unwrap_or(&vector);
-    layout.encode(stored, document.key, bytemuck::cast_slice_mut(&mut record))?;
+    layout.encode(stored, key, bytemuck::cast_slice_mut(&mut record))?;
     let is_copy = layout.element() == Element::F32 && coded.is_none() && dense.is_none();
     let coded = if is_copy { None } else { Some(coded.unwrap_or(vector)) };
-    let (key, text, tag) = (document.key, document.record.clone(), AtomicU32::new(UNTAGGED));
-    Ok(Entry { record, companion: Companion { key, text, attributes, coded, tag } })
+    Ok(ViewEntry { record, coded })
 }
 
 /// What a document head makes of a vector.

@@ -22,7 +22,8 @@ fn order(a: &Found, b: &Found) -> Ordering {
 
 impl Snapshot {
     /// The best `n` documents of the delta for `query` (as given, dim values) as pairs of score and place, best first, ties by
-    /// key, into `out`. Every document is scored, and as it will be once it is part of an index.
+    /// key, into `out`. Every document is scored, and as it will be once it is part of an index; of its views the best counts, and
+    /// its place is given.
     ///
     /// Only those that pass `filter` are found. `allow` is asked for the place of each document that would otherwise be among the best `n` so far.
     ///
@@ -45,6 +46,7 @@ impl Snapshot {
             return Ok(());
         }
         let mut best: Vec<Found> = Vec::new();
+        let views = self.base().views().is_some();
         let mut least = f32::NEG_INFINITY;
         for row in self.delta() {
             let score = row.record.score(kernels, metric, &query);
@@ -54,11 +56,11 @@ impl Snapshot {
             }
             best.push(Found { score, key: row.key(), place: row.place() });
             if best.len() >= n.saturating_mul(2).max(64) {
-                keep_best(&mut best, n);
-                least = best[n - 1].score;
+                keep_best(&mut best, n, views);
+                least = best.get(n - 1).map_or(least, |nth| nth.score);
             }
         }
-        keep_best(&mut best, n);
+        keep_best(&mut best, n, views);
         best.sort_unstable_by(order);
         out.extend(best.iter().map(|found| (found.score, found.place)));
         Ok(())
@@ -71,8 +73,12 @@ impl Snapshot {
     }
 }
 
-/// The best `n` to the front, the rest out; the worst of the best is the last of them.
-fn keep_best(best: &mut Vec<Found>, n: usize) {
+/// The best `n` to the front, the rest out; the worst of the best is the last of them. Where rows are views, each key once.
+fn keep_best(best: &mut Vec<Found>, n: usize, views: bool) {
+    if views {
+        best.sort_unstable_by(|a, b| a.key.cmp(&b.key).then(b.score.total_cmp(&a.score)).then(a.place.cmp(&b.place)));
+        best.dedup_by_key(|found| found.key);
+    }
     if best.len() > n {
         best.select_nth_unstable_by(n - 1, order);
         best.truncate(n);

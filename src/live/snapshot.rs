@@ -24,16 +24,16 @@ pub struct Snapshot {
     /// Rows of the base that were replaced or deleted.
     dead: Bits,
     delta: Delta,
-    /// The place of every key of the delta.
+    /// The place of every key of the delta: that of its first view.
     places: Vec<Arc<HashMap<Key, usize>>>,
 }
 
 /// Where a document is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Place {
-    /// At this row of the base.
+    /// At this row of the base: that of its first view.
     Base(Row),
-    /// At this place of the delta.
+    /// At this place of the delta: that of its first view.
     Delta(usize),
     /// There is none.
     Nowhere,
@@ -56,7 +56,7 @@ impl Snapshot {
         self.seq
     }
 
-    /// Documents of the delta.
+    /// Rows of the delta: documents, or views of them.
     pub fn delta_rows(&self) -> usize {
         self.delta.len()
     }
@@ -71,7 +71,7 @@ impl Snapshot {
         self.dead.count()
     }
 
-    /// Documents that can be found.
+    /// Rows that can be found: documents, or views of them.
     pub fn rows(&self) -> u64 {
         self.base.rows() - self.dead.count() as u64 + self.delta.len() as u64
     }
@@ -87,12 +87,12 @@ impl Snapshot {
         self.dead.iter().map(|row| row as Row)
     }
 
-    /// The documents of the delta, by place.
+    /// The rows of the delta, by place.
     pub fn delta(&self) -> impl Iterator<Item = DeltaRow<'_>> {
         self.delta.iter()
     }
 
-    /// The document at a place of the delta, unless the place is empty.
+    /// The row at a place of the delta, unless the place is empty.
     pub fn delta_row(&self, place: usize) -> Option<DeltaRow<'_>> {
         self.delta.get(place)
     }
@@ -114,6 +114,30 @@ impl Snapshot {
         Ok(row.map_or(Place::Nowhere, Place::Base))
     }
 
+    /// Where all views of the document with `key` are, the first one first; nowhere if there is none.
+    ///
+    /// # Errors
+    /// As those of [`Snapshot::place`].
+    pub fn places(&self, key: Key) -> Result<Vec<Place>> {
+        if let Some(&first) = self.places[shard(key)].get(&key) {
+            return Ok(self.delta.places_of(first).map(Place::Delta).collect());
+        }
+        let rows = self.base.index().rows(key)?;
+        Ok(rows.into_iter().filter(|&row| !self.is_dead(row)).map(Place::Base).collect())
+    }
+
+    /// Which view of the document with `key` lies at `place`, from 0; None where a row is a document.
+    ///
+    /// # Errors
+    /// As those of [`Snapshot::place`].
+    pub fn view(&self, key: Key, place: Place) -> Result<Option<usize>> {
+        match place {
+            _ if self.base.views().is_none() => Ok(None),
+            Place::Delta(place) => Ok(self.delta_row(place).map(|row| row.view() as usize)),
+            _ => Ok(self.places(key)?.iter().position(|other| *other == place)),
+        }
+    }
+
     /// Bytes of delta and tombstones in memory.
     pub fn memory_bytes(&self) -> usize {
         let entry = size_of::<(Key, usize)>() + 1;
@@ -123,8 +147,8 @@ impl Snapshot {
 
     /// Makes a change visible that was prepared for this base.
     pub(super) fn apply(&mut self, change: Prepared) {
-        let Prepared { key, base_row, entry } = change;
-        if let Some(row) = base_row {
+        let Prepared { key, base_rows, entry } = change;
+        for row in base_rows {
             self.dead.insert(row as usize);
         }
         let new = entry.map(|entry| self.delta.push(entry));
@@ -149,7 +173,7 @@ impl Snapshot {
         }
         self.delta = self.delta.without_dead();
         let mut places: Vec<HashMap<Key, usize>> = vec![HashMap::new(); SHARDS];
-        for row in self.delta.iter() {
+        for row in self.delta.iter().filter(|row| row.view() == 0) {
             places[shard(row.key())].insert(row.key(), row.place());
         }
         self.places = places.into_iter().map(Arc::new).collect();

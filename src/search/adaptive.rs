@@ -72,7 +72,7 @@ impl Searcher {
         hits: &mut Vec<Hit>,
         stats: &mut SearchStats,
     ) -> Result<()> {
-        let candidates = goal.candidates.most.max(params.k);
+        let candidates = goal.candidates.most.max(self.rows_for(params.k));
         let params = SearchParams { candidates, ..params.clone() };
         let Scratch { asked, scoring, work } = scratch;
         self.probe_for(goal, &params, asked, work, stats)?;
@@ -119,11 +119,13 @@ impl Searcher {
         self.map_dense(asked, work)?;
         let unit = self.unit(&asked.code_query);
         // Most candidates are too far from the kth whatever their rank: only the others are put in order.
-        let widest = goal.candidates.widest_gap(params.k);
-        let keys = scoring.best.finish_near(params.k, |kth| unit.reach(kth, widest));
-        let kth = keys.get(params.k - 1).or(keys.last()).map_or(0.0, |&key| split_key(key).0);
+        // Where rows are views, the one stands for the kth document that would if all had equally many: keys are not known yet.
+        let k = self.rows_for(params.k);
+        let widest = goal.candidates.widest_gap(k);
+        let keys = scoring.best.finish_near(k, |kth| unit.reach(kth, widest));
+        let kth = keys.get(k.saturating_sub(1)).or(keys.last()).map_or(0.0, |&key| split_key(key).0);
         let wanted = goal.candidates.length(keys.iter().map(|&key| unit.gap(kth, split_key(key).0)));
-        let wanted = wanted.max(params.k).min(keys.len());
+        let wanted = wanted.max(k).min(keys.len());
         stats.candidates = wanted as u32;
         self.read(&mut keys[..wanted], params, work, hits, stats)?;
         stats.fetch_ns = elapsed_ns(start);

@@ -37,7 +37,7 @@ use std::collections::HashSet;
 use std::time::Instant;
 
 use super::params::{Asked, Scoring, Work};
-use super::{Hit, Scratch, SearchParams, SearchStats, Searcher, elapsed_ns, rank};
+use super::{Hit, Scratch, SearchParams, SearchStats, Searcher, elapsed_ns};
 use crate::codes::ListScan;
 use crate::error::{Error, Result};
 use crate::quantizer::Probe;
@@ -110,6 +110,7 @@ impl Searcher {
             return Err(Error::mismatch("length of the queries", format!("a multiple of {dim}"), queries.len()));
         }
         params.check()?;
+        let params = &*self.resolved(params);
         if params.exact || params.deadline.is_some() || params.recall_target > 0.0 {
             return self.search_each(queries, params);
         }
@@ -195,7 +196,11 @@ impl Searcher {
         }
         for (((asked, _), (hits, stats)), scoring) in members.iter().zip(&mut answers).zip(&mut *scorings) {
             self.fetch_and_verify(params, asked, &mut scoring.best, work, hits, stats)?;
-            rank(params.k, hits, stats);
+            self.rank(params.k, hits, stats);
+            if self.views().is_some() && hits.len() < params.k {
+                let mut scratch = Scratch { asked: asked.clone(), ..Scratch::default() };
+                self.fill(params.k, params, None, &mut scratch, hits, stats)?;
+            }
         }
         Ok(answers)
     }

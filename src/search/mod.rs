@@ -25,6 +25,9 @@
 //! Where vectors are kept in memory as int8, all candidates are scored there first, and only those are read that may be among the
 //! best k (`narrow.rs`).
 //!
+//! Where rows are views of documents, hits are documents, each scored by its best row; a search that finds fewer of them than it
+//! should is repeated with more candidates and lists (`views.rs`).
+//!
 //! # Deadlines
 //! A query may carry a deadline. It is looked at between lists and between batches of vectors; what was found by then is
 //! verified and returned, and [`SearchStats::fraction`] says how much of the planned work was done.
@@ -35,9 +38,11 @@ mod dense_query;
 mod narrow;
 mod params;
 mod select;
+mod views;
 
 pub use params::{Hit, Scratch, SearchParams, SearchStats};
 pub use select::{Bonus, Selection};
+pub(crate) use views::first_of_each;
 
 use std::path::Path;
 use std::time::Instant;
@@ -123,7 +128,8 @@ impl Searcher {
         Scratch::default()
     }
 
-    /// The best `params.k` rows for `query` (dim values, any norm under cosine), best first, into `hits`.
+    /// The best `params.k` rows for `query` (dim values, any norm under cosine), best first, into `hits`. Where rows are views of
+    /// documents, the best `params.k` documents, each with its best row.
     ///
     /// # Errors
     /// `Mismatch` for another dimension, `InvalidParams` for values that are not finite, a zero query under cosine or a
@@ -157,7 +163,8 @@ impl Searcher {
     ) -> Result<SearchStats> {
         hits.clear();
         let mut stats = SearchStats { fraction: 1.0, ..SearchStats::default() };
-        let Scratch { asked, scoring, work } = scratch;
+        let params = &*self.resolved(params);
+        let Scratch { asked, scoring, work } = &mut *scratch;
         self.prepare(query, asked)?;
         if let Some(goal) = goal {
             self.search_for(goal, params, scratch, hits, &mut stats)?;
@@ -168,7 +175,10 @@ impl Searcher {
             self.scan(params, asked, scoring, work, &mut stats);
             self.fetch_and_verify(params, asked, &mut scoring.best, work, hits, &mut stats)?;
         }
-        rank(params.k, hits, &mut stats);
+        self.rank(params.k, hits, &mut stats);
+        if !params.exact {
+            self.fill(params.k, params, None, scratch, hits, &mut stats)?;
+        }
         Ok(stats)
     }
 
@@ -187,6 +197,7 @@ impl Searcher {
         out.clear();
         let mut stats = SearchStats { fraction: 1.0, ..SearchStats::default() };
         params.check()?;
+        let params = &*self.resolved(params);
         let Scratch { asked, scoring, work } = scratch;
         self.prepare(query, asked)?;
         self.probe(params, asked, work, &mut stats)?;
@@ -219,7 +230,7 @@ impl Searcher {
     }
 
     /// The dense vector of the document with `key` (normalised under cosine), if there is one: a query for what is like
-    /// that document.
+    /// that document. Of one with several views, that of the first.
     ///
     /// # Errors
     /// `Unsupported` where documents were stored through a dense head: what is stored is no query then.
@@ -405,7 +416,7 @@ impl Searcher {
         let start = Instant::now();
         self.map_dense(asked, work)?;
         let (count, metric) = (self.rows() as Row, self.metric());
-        best.reset(params.k);
+        best.reset(self.certain_rows(params.k));
         let mut first = 0;
         while first < count {
             if first > 0 && params.is_late() {
@@ -432,6 +443,21 @@ impl Searcher {
         stats.candidates = rows.len() as u32;
         stats.fetch_ns = elapsed_ns(start);
         Ok(())
+    }
+
+    /// Best first, ties by key; the best `k` stay, of each document the best view.
+    fn rank(&self, k: usize, hits: &mut Vec<Hit>, stats: &mut SearchStats) {
+        let start = Instant::now();
+        if self.views().is_some() {
+            views::keep_best_views(hits);
+        }
+        let order = |a: &Hit, b: &Hit| b.score.total_cmp(&a.score).then(a.key.cmp(&b.key)).then(a.row.cmp(&b.row));
+        if k < hits.len() {
+            hits.select_nth_unstable_by(k, order);
+            hits.truncate(k);
+        }
+        hits.sort_unstable_by(order);
+        stats.rank_ns = elapsed_ns(start);
     }
 }
 
@@ -463,18 +489,6 @@ fn check_norm(vector: &[f32]) -> Result<()> {
         return Err(Error::params("query", reason));
     }
     Err(Error::params("query", format!("its norm {norm:e} is above {MAX_NORM:e}; scale it down")))
-}
-
-/// Best first, ties by key; the best `k` stay.
-fn rank(k: usize, hits: &mut Vec<Hit>, stats: &mut SearchStats) {
-    let start = Instant::now();
-    let order = |a: &Hit, b: &Hit| b.score.total_cmp(&a.score).then(a.key.cmp(&b.key)).then(a.row.cmp(&b.row));
-    if k < hits.len() {
-        hits.select_nth_unstable_by(k, order);
-        hits.truncate(k);
-    }
-    hits.sort_unstable_by(order);
-    stats.rank_ns = elapsed_ns(start);
 }
 
 fn elapsed_ns(start: Instant) -> u64 {

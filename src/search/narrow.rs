@@ -1,7 +1,8 @@
 //! Which candidates may be among the best k, by what is in memory.
 //!
 //! The int8 tier gives bounds of every candidate's exact score ([`crate::dense::Int8Tier::bounds`]). Where k candidates reach a score for
-//! certain, one that cannot reach it is no hit: it is left out unread, and the answer is that of verifying all of them.
+//! certain, one that cannot reach it is no hit: it is left out unread, and the answer is that of verifying all of them. Where rows are
+//! views, it takes as many candidates as hold k documents for certain.
 
 use super::Searcher;
 use super::params::{SearchParams, SearchStats, Work};
@@ -13,7 +14,7 @@ const AHEAD: usize = 4;
 
 impl Searcher {
     /// Moves the candidates that may be among the best `params.k` to the front of `keys`, and says how many they are: all of
-    /// them where there is no tier, or not more than k. The dense query is in `work`.
+    /// them where there is no tier, or not more than are wanted. The dense query is in `work`.
     pub(super) fn narrow(
         &self,
         keys: &mut [u64],
@@ -22,7 +23,8 @@ impl Searcher {
         stats: &mut SearchStats,
     ) -> usize {
         let Some(tier) = self.index.dense().tier() else { return keys.len() };
-        if params.k == 0 || keys.len() <= params.k {
+        let enough = self.certain_rows(params.k);
+        if enough == 0 || keys.len() <= enough {
             return keys.len();
         }
         let Work { dense_query, lows, highs, .. } = work;
@@ -38,7 +40,7 @@ impl Searcher {
             lows.push(params.mixed(low, key));
             highs.push(params.mixed(high, key));
         }
-        let (_, &mut certain, _) = lows.select_nth_unstable_by(params.k - 1, |a, b| b.total_cmp(a));
+        let (_, &mut certain, _) = lows.select_nth_unstable_by(enough - 1, |a, b| b.total_cmp(a));
         let mut wanted = 0;
         for i in 0..keys.len() {
             if highs[i] >= certain {

@@ -24,7 +24,8 @@ pub struct SearchParams {
     pub k: usize,
     /// Lists to scan; 0: the index's default.
     pub nprobe: usize,
-    /// Rows whose dense vectors are read and scored; 0: four a hit, at least 100. Never fewer than `k`.
+    /// Rows whose dense vectors are read and scored; 0: four a hit, at least 100, times the mean number of views where rows are
+    /// views of documents. Never fewer than `k`.
     pub candidates: usize,
     /// Mean recall to aim for, below 1, in place of `nprobe` and `candidates`: each query then scans and reads as much as it
     /// needs, by what the index was calibrated with ([`crate::index::Calibration`]). 0: none.
@@ -197,7 +198,7 @@ impl Scratch {
 }
 
 /// One query after probing.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Asked {
     /// The query as it was given; normalised under cosine.
     pub(super) query: Vec<f32>,

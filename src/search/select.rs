@@ -17,7 +17,7 @@
 //!    `alpha / r * (relevance + r / alpha * ln value)`: a row term of one byte a row, which the kernels add anyhow ([`Bonus`]).
 
 use super::params::{Asked, Scoring, Work};
-use super::{Hit, LISTS_PER_LOOK, Scratch, SearchParams, SearchStats, Searcher, elapsed_ns, order_key, rank};
+use super::{Hit, LISTS_PER_LOOK, Scratch, SearchParams, SearchStats, Searcher, elapsed_ns, order_key};
 use crate::attributes::Predicate;
 use crate::codes::List;
 use crate::dense::Store;
@@ -122,13 +122,15 @@ impl Searcher {
         }
         params.check()?;
         let goal = if params.recall_target > 0.0 { Some(self.goal(params)?) } else { None };
-        let least = goal.as_ref().map_or(params.candidates_or_default(), |goal| goal.candidates.most);
+        let least = goal.as_ref().map_or(self.candidates_for(params), |goal| goal.candidates.most);
+        let wanted = params.k;
         let (k, reordered) = (params.k.max(selection.keep), selection.keep > params.k);
         let params = &SearchParams { k, candidates: least.max(k), ..params.clone() };
         hits.clear();
         let mut stats = SearchStats { fraction: 1.0, ..SearchStats::default() };
-        let Scratch { asked, scoring, work } = scratch;
+        let Scratch { asked, scoring, work } = &mut *scratch;
         self.prepare(query, asked)?;
+        let mut all_seen = true;
         if params.exact {
             self.verify_all(params, Some(selection), asked, &mut scoring.best, work, hits, &mut stats)?;
         } else if self.few_rows(params, selection, asked, work) {
@@ -145,8 +147,12 @@ impl Searcher {
                     self.fetch_and_verify(params, asked, &mut scoring.best, work, hits, &mut stats)?;
                 }
             }
+            all_seen = false;
         }
-        rank(params.k, hits, &mut stats);
+        self.rank(params.k, hits, &mut stats);
+        if !all_seen {
+            self.fill(wanted, params, Some(selection), scratch, hits, &mut stats)?;
+        }
         Ok(stats)
     }
 
@@ -243,7 +249,7 @@ impl Searcher {
     }
 
     /// Leaves the best rows of the selection in the reservoir.
-    fn scan_selected(
+    pub(super) fn scan_selected(
         &self,
         goal: Option<&Goal>,
         params: &SearchParams,

@@ -70,7 +70,7 @@ impl Service {
     }
 
     fn change_of(&self, item: AdItem) -> Outcome<Change> {
-        let AdItem { key, vector, vector_b64, dtype, attributes } = item;
+        let AdItem { key, vector, vector_b64, dtype, views, attributes } = item;
         let vector = match (vector, vector_b64) {
             (Some(vector), None) => vector,
             (None, Some(text)) => decode(&text, dtype)?,
@@ -83,8 +83,12 @@ impl Service {
                 return Err(Problem::meaning("vector_ambiguous", "/vector_b64", detail, "give one of them"));
             }
         };
+        if views.as_ref().is_some_and(Vec::is_empty) {
+            let remedy = "give at least one view, or leave views out";
+            return Err(Problem::meaning("views_missing", "/views", "views is an empty list", remedy));
+        }
         let record = Value::Object(attributes).to_string();
-        let change = Change::Upsert(Document { key, vector, record });
+        let change = Change::Upsert(Document { key, vector, views: views.unwrap_or_default(), record });
         self.collection.check_change(&change)?;
         Ok(change)
     }

@@ -93,6 +93,7 @@ impl Service {
             campaign: known(hit.standing.campaign),
             ad_group: known(hit.standing.ad_group),
             vector: plan.several.then_some(hit.vector),
+            view: pinned.snapshot.view(hit.key, hit.place)?,
             explain: plan.explain.then(|| self.explain_hit(pinned, hit, &lists[hit.vector])),
             fields: if plan.with_fields { record_at(pinned, hit.place)? } else { None },
         })

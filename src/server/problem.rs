@@ -210,6 +210,7 @@ fn pointer_of(name: &str, reason: &str) -> Option<String> {
         "status",
         "vector",
         "version",
+        "views",
     ];
     match name {
         "filter" => {

@@ -9,6 +9,7 @@
 //! | [`train_query_head`] | stage 3: one query head for fixed documents of both grains |
 //! | `train_text` | static text encoders, from pairs of texts or from a larger encoder's vectors (feature `text`) |
 //! | `train_codes_and_text` | stage 1 with the encoder in it: its token table learns what the codes can keep (feature `text`) |
+//! | [`train_views`] | heads for documents that are found by the best of several views, with a teacher |
 //!
 //! Below them: losses and straight-through codes with their gradients, trained heads, AdamW, samplers of batches, exact
 //! neighbours and ranks. [`crate::learn`] runs the stages one after the other.
@@ -37,6 +38,7 @@ mod stress;
 #[cfg(feature = "text")]
 mod text;
 pub(crate) mod validate;
+mod views;
 
 pub use codes::{CodeTraining, Epoch, HeadChoice, Method, TrainedCodes, train_codes};
 #[cfg(feature = "text")]
@@ -53,6 +55,7 @@ pub use text::{
     Distillation, StaticModel, Teaching, TextExamples, TextLessons, TextTraining, Texts, inverse_frequencies,
     train_text,
 };
+pub use views::{LEXICAL, ViewEpoch, ViewExamples, ViewHeads, ViewTraining, train_views};
 
 use ndarray::ArrayView2;
 use rayon::prelude::*;

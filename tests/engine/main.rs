@@ -11,3 +11,4 @@ mod end_to_end;
 mod learned;
 mod reads;
 mod versions;
+mod views;

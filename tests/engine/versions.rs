@@ -79,7 +79,12 @@ impl Place {
     }
 
     fn upsert(&self, key: Key) -> Change {
-        Change::Upsert(Document { key, vector: self.vector(ROWS), record: "{\"ad_group\": 3}".into() })
+        Change::Upsert(Document {
+            key,
+            vector: self.vector(ROWS),
+            views: Vec::new(),
+            record: "{\"ad_group\": 3}".into(),
+        })
     }
 
     /// Folders that compaction made, by name.
@@ -402,7 +407,9 @@ fn the_ad_group_of_a_fresh_ad_is_known_at_the_first_look() {
     let place = Place::new();
     let collection = place.open();
     let record = "{\"ad_group\": 777}".to_string();
-    collection.change_ads(vec![Change::Upsert(Document { key: 5_000, vector: place.vector(1), record })]).unwrap();
+    collection
+        .change_ads(vec![Change::Upsert(Document { key: 5_000, vector: place.vector(1), views: Vec::new(), record })])
+        .unwrap();
     let pinned = collection.pin(None, 0);
     assert_eq!(pinned.view().ad_group(pinned.snapshot.place(5_000).unwrap()), 777);
     assert_eq!(pinned.view().ad_group(pinned.snapshot.place(15).unwrap()), 2);

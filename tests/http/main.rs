@@ -11,4 +11,5 @@ mod fixture;
 mod overload;
 mod tasks;
 mod tls;
+mod views;
 mod watching;

@@ -27,6 +27,11 @@ impl Documents {
     /// What reading gives; `Mismatch` for a file of another shape than the one that the index was built from;
     /// `InvalidInput` where the index lacks rows of it; `InvalidParams` where they do not fit in memory.
     pub fn read(path: &Path, searcher: &Searcher, names: &Rows) -> Result<Documents> {
+        if searcher.views().is_some() {
+            let reason =
+                "a baseline finds rows, and this index documents of several; compare with one built without --views";
+            return Err(Error::params("baseline", reason));
+        }
         let mut file = VectorFile::open(path, None)?;
         searcher.index().quantizer().check_dim(file.dim())?;
         let built_from = searcher.rows() + searcher.index().manifest().build.skipped_rows;

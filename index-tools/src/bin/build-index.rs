@@ -60,6 +60,10 @@ struct Arguments {
     /// One key a line, an integer from 0 to 2^64 - 1 [default: the row number]
     #[arg(long, value_name = "FILE")]
     keys: Option<PathBuf>,
+    /// Rows with the same key are views of one document: it is found by its best view, and hits are documents. Rows of a document
+    /// need the same record
+    #[arg(long, requires = "keys")]
+    views: bool,
     /// One record a row, returned with hits and filtered by: .jsonl, .tsv or .csv with a header line, or .parquet
     #[arg(long, value_name = "FILE")]
     attributes: Option<PathBuf>,
@@ -125,6 +129,7 @@ fn run(arguments: Arguments) -> Result<(), Failure> {
     recipe.start_threads().map_err(Failure::Usage)?;
     let mut spec = BuildSpec {
         keys: arguments.keys,
+        views: arguments.views,
         attributes: arguments.attributes,
         attribute_types: parse_declared(arguments.attribute_types.as_deref().unwrap_or_default())?,
         column: arguments.column,
@@ -222,9 +227,14 @@ fn describe_plan(plan: &Plan, spec: &BuildSpec) -> String {
 
 fn describe_report(report: &BuildReport, spec: &BuildSpec) -> String {
     let bytes = |per_row: f64| Size((per_row * report.rows as f64) as u64);
+    let documents = match report.views {
+        None => "one a row".to_string(),
+        Some(views) => format!("{}, of {} views at most", grouped(views.parents), grouped(views.most)),
+    };
     let facts = pairs(&[
         ("rows", format!("{} of {} dimensions", grouped(report.rows), report.dim)),
         ("skipped", grouped(report.skipped_rows)),
+        ("documents", documents),
         ("lists", format!("{}, the largest of {} rows", grouped(report.lists as u64), grouped(report.largest_list))),
         ("codes", codes(report.code_bytes, report.code_bits, report.opq)),
         ("dense", format!("{} of {} dimensions", spec.dense, report.dense_dim)),

@@ -54,6 +54,7 @@ fn what_cannot_be_indexed_is_refused_and_nothing_of_its_batch_applied() {
         (with(|d| d.vector[2] = f32::NAN), "vector"),
         (with(|d| d.vector = vec![0.0; DIM]), "zero"),
         (with(|d| d.vector = vec![1e30; DIM]), "norm"),
+        (with(|d| d.views = vec![vec![1.0; DIM]]), "--views"),
         (with(|d| d.record = "[1]".into()), "JSON object"),
         (with(|d| d.record = "{".into()), "JSON object"),
         (with(|d| d.record = "{\"n\": \"many\"}".into()), "attribute \"n\""),
@@ -77,7 +78,7 @@ fn the_best_of_the_delta_are_found_in_order_with_ties_by_key() {
     // The same vector many times: ties at every limit.
     let same = vector(&mut rng);
     for key in [7u64, 3, 5_000, 4, 1, 6] {
-        changes.push(Change::Upsert(Document { key, vector: same.clone(), record: "{}".into() }));
+        changes.push(Change::Upsert(Document { key, vector: same.clone(), views: Vec::new(), record: "{}".into() }));
     }
     changes.extend((0..50).map(|n| Change::Delete(2_000 - n * 3)));
     live.apply(changes).unwrap();
@@ -256,7 +257,7 @@ fn a_journal_that_is_older_than_the_version_is_refused() {
 fn a_change_that_does_not_fit_another_version_is_named_and_served_on() {
     let (vfs, live, mut model) = fresh(30, |_| ());
     // Too large for f16, which the other version stores.
-    let large = Document { key: 77, vector: vec![70_000.0; DIM], record: "{}".into() };
+    let large = Document { key: 77, vector: vec![70_000.0; DIM], views: Vec::new(), record: "{}".into() };
     model.insert(77, large.clone());
     let other = MemoryVfs::new();
     build(&other, &documents(20, 7), |spec| (spec.metric, spec.dense) = (Metric::Ip, Element::F16));

@@ -31,6 +31,8 @@ struct Driver {
     rng: Rng,
     newest: usize,
     now: Promise,
+    /// Whether documents have several views.
+    views: bool,
 }
 
 impl Driver {
@@ -54,6 +56,9 @@ impl Driver {
         let mut document = document(key, &mut self.rng);
         if self.rng.below(5) == 0 {
             document.record = format!("{{\"long\": \"{}\"}}", "x".repeat(6_000));
+        }
+        if self.views {
+            add_views(&mut document, &mut self.rng);
         }
         Change::Upsert(document)
     }
@@ -109,14 +114,18 @@ impl Driver {
     }
 }
 
-fn run(seed: u64, steps: usize) -> Run {
-    let (memory, model) = (MemoryVfs::new(), documents(24, seed));
-    build(&memory, &model, |spec| spec.metric = METRICS[seed as usize % 3]);
+fn run(seed: u64, steps: usize, views: bool) -> Run {
+    let (memory, mut model) = (MemoryVfs::new(), documents(24, seed));
+    if views {
+        let mut rng = Rng::new(seed + 100);
+        model.values_mut().for_each(|document| add_views(document, &mut rng));
+    }
+    build(&memory, &model, |spec| (spec.metric, spec.views) = (METRICS[seed as usize % 3], views));
     let vfs = CrashVfs::new(&memory);
     let live = Some(open(&vfs, 0).unwrap());
     let now = Promise { operation: 0, acked: 0, tried: 0, current: 0, previous: 0 };
     let run = Run { vfs, models: vec![model], promises: vec![now] };
-    let mut driver = Driver { run, live, rng: Rng::new(seed), newest: 0, now };
+    let mut driver = Driver { run, live, rng: Rng::new(seed), newest: 0, now, views };
     (0..steps).for_each(|_| driver.step());
     driver.run
 }
@@ -152,9 +161,10 @@ fn check_crash(run: &Run, operation: usize, survival: Survival, go_on: bool) {
 
 #[test]
 fn no_crash_loses_or_invents_a_change() {
-    let crashes: usize = (1..=3)
-        .map(|seed| {
-            let run = run(seed, 22);
+    let crashes: usize = [(1, false), (2, false), (3, false), (4, true), (5, true)]
+        .into_iter()
+        .map(|(seed, views)| {
+            let run = run(seed, 22, views);
             assert!(run.promises.last().unwrap().acked > 20 && run.promises.last().unwrap().current > 0, "seed {seed}");
             let operations: Vec<usize> = (run.promises[1].operation..=run.vfs.operations()).collect();
             operations.par_iter().for_each(|&operation| {
@@ -172,8 +182,8 @@ fn no_crash_loses_or_invents_a_change() {
 
 #[test]
 fn long_random_runs_end_as_the_model_does() {
-    for seed in 10..14 {
-        let run = run(seed, 120);
+    for seed in 10..18 {
+        let run = run(seed, 120, seed % 2 == 1);
         let last = *run.promises.last().unwrap();
         let disk = run.vfs.after_crash(run.vfs.operations(), Survival::None);
         let base = open_base(&disk, &version(last.current)).unwrap();

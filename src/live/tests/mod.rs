@@ -3,12 +3,13 @@
 mod behaviour;
 mod crash;
 mod heads;
+mod views;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::prepare::{entry, layout_of};
+use super::prepare::{ViewEntry, entry, layout_of};
 use super::{Change, Document, Live, Place, Snapshot};
 use crate::attributes::Filter;
 use crate::build::{BuildSpec, build_on};
@@ -40,7 +41,19 @@ pub(super) fn vector(rng: &mut Rng) -> Vec<f32> {
 pub(super) fn document(key: Key, rng: &mut Rng) -> Document {
     // Some numbers and most strings are in no column of an older version.
     let n = if rng.below(4) == 0 { -(rng.below(1_000_000) as i64) } else { rng.below(100) as i64 };
-    Document { key, vector: vector(rng), record: format!("{{\"n\": {n}, \"t\": \"k{key}\", \"new\": [{n}]}}") }
+    Document {
+        key,
+        vector: vector(rng),
+        views: Vec::new(),
+        record: format!("{{\"n\": {n}, \"t\": \"k{key}\", \"new\": [{n}]}}"),
+    }
+}
+
+/// Gives a document up to three further views; some of them are like its first.
+pub(super) fn add_views(document: &mut Document, rng: &mut Rng) {
+    let count = rng.below(4);
+    let first = document.vector.clone();
+    document.views = (0..count).map(|_| if rng.below(4) == 0 { first.clone() } else { vector(rng) }).collect();
 }
 
 /// Documents with keys 10, 20, ...
@@ -54,10 +67,22 @@ pub(super) fn build(vfs: &dyn Vfs, model: &Model, change: impl FnOnce(&mut Build
     let inputs = tempfile::tempdir().unwrap();
     let path = |name: &str| inputs.path().join(name);
     let mut writer = VectorWriter::create(&path("input.fbin"), Scalar::F32, DIM).unwrap();
-    model.values().for_each(|document| writer.write(&document.vector).unwrap());
+    // First all first views, then all second ones, and so on: rows of a document need not be neighbours.
+    let most = model.values().map(|document| document.views.len()).max().unwrap_or(0);
+    let view = |document: &Document, number: usize| match number {
+        0 => Some(document.vector.clone()),
+        _ => document.views.get(number - 1).cloned(),
+    };
+    let (mut keys, mut records) = (String::new(), String::new());
+    for number in 0..=most {
+        for (document, vector) in model.values().filter_map(|document| Some((document, view(document, number)?))) {
+            writer.write(&vector).unwrap();
+            keys += &format!("{}\n", document.key);
+            records += &format!("{}\n", document.record);
+        }
+    }
     writer.finish().unwrap();
-    std::fs::write(path("keys.txt"), model.keys().map(|key| format!("{key}\n")).collect::<String>()).unwrap();
-    let records = model.values().map(|document| format!("{}\n", document.record)).collect::<String>();
+    std::fs::write(path("keys.txt"), keys).unwrap();
     std::fs::write(path("records.jsonl"), records).unwrap();
     let mut spec = BuildSpec {
         keys: Some(path("keys.txt")),
@@ -138,7 +163,8 @@ pub(super) fn brute_force(live: &Live, model: &Model, query: &[f32]) -> Vec<(Key
     let (layout, query) = (layout_of(&base), base.dense_query(query).unwrap());
     let score = |document: &Document| {
         let entry = entry(document, &base).unwrap();
-        layout.record(&entry.record).score(base.kernels(), base.metric(), &query)
+        let view_score = |view: &ViewEntry| layout.record(&view.record).score(base.kernels(), base.metric(), &query);
+        entry.views.iter().map(view_score).fold(f32::NEG_INFINITY, f32::max)
     };
     let mut all: Vec<(Key, f32)> = model.iter().map(|(key, document)| (*key, score(document))).collect();
     sort(&mut all);
@@ -153,13 +179,14 @@ pub(super) fn check(live: &Live, model: &Model, what: &str) {
 /// The same, where vectors and scores may be off by `bound`: products of matrices of other shapes are rounded otherwise.
 pub(super) fn check_within(live: &Live, model: &Model, bound: f32, what: &str) {
     let snapshot = live.snapshot();
-    assert_eq!(snapshot.rows(), model.len() as u64, "{what}");
+    let rows: usize = model.values().map(|document| 1 + document.views.len()).sum();
+    assert_eq!(snapshot.rows(), rows as u64, "{what}");
     let mut scratch = crate::dense::FetchScratch::default();
     for (key, document) in model {
         let entry = entry(document, snapshot.base()).unwrap();
         let layout = layout_of(snapshot.base());
         let mut due = vec![0.0; layout.dim()];
-        layout.record(&entry.record).decode(&mut due);
+        layout.record(&entry.views[0].record).decode(&mut due);
         let (vector, record) = match snapshot.place(*key).unwrap() {
             Place::Base(row) => {
                 let index = snapshot.base().index();
@@ -175,6 +202,7 @@ pub(super) fn check_within(live: &Live, model: &Model, bound: f32, what: &str) {
         let off = vector.iter().zip(&due).fold(0f32, |off, (a, b)| off.max((a - b).abs()));
         assert!(off <= bound && vector.len() == due.len(), "{what}: key {key}: {vector:?} is not {due:?}");
         assert_eq!(record, document.record, "{what}: key {key}");
+        check_views(&snapshot, document, bound, what);
     }
     let query = vec![0.3, -0.2, 0.5, 0.9, -1.0, 0.1];
     let (found, due) = (search(live, &query), brute_force(live, model, &query));
@@ -182,6 +210,28 @@ pub(super) fn check_within(live: &Live, model: &Model, bound: f32, what: &str) {
     assert!(found.len() == due.len() && found.iter().zip(&due).all(same), "{what}: {found:?} is not {due:?}");
     if snapshot.base().index().attributes().is_some_and(|columns| !columns.schema().attributes().is_empty()) {
         check_filters(&snapshot, model, what);
+    }
+}
+
+/// Fails unless all views of a document are there, in the order in which they were given, and no more.
+fn check_views(snapshot: &Snapshot, document: &Document, bound: f32, what: &str) {
+    let (base, layout) = (snapshot.base(), layout_of(snapshot.base()));
+    let mut scratch = crate::dense::FetchScratch::default();
+    let places = snapshot.places(document.key).unwrap();
+    let due = entry(document, base).unwrap();
+    assert_eq!(places.len(), due.views.len(), "{what}: {document:?}");
+    for (number, (place, view)) in places.into_iter().zip(&due.views).enumerate() {
+        let mut vector = vec![0.0; layout.dim()];
+        layout.record(&view.record).decode(&mut vector);
+        let found = match place {
+            Place::Base(row) => base.index().vector(row, &mut scratch).unwrap(),
+            Place::Delta(place) => snapshot.delta_row(place).unwrap().vector(),
+            Place::Nowhere => panic!("{what}: a place of {document:?} is nowhere"),
+        };
+        let off = vector.iter().zip(&found).fold(0f32, |off, (a, b)| off.max((a - b).abs()));
+        assert!(off <= bound, "{what}: view {number} of {document:?} is {found:?}");
+        let known = snapshot.view(document.key, place).unwrap();
+        assert_eq!(known, base.views().map(|_| number), "{what}: {document:?}");
     }
 }
 
@@ -220,6 +270,8 @@ fn filtered(snapshot: &Snapshot, filter: &Filter) -> Vec<Key> {
     snapshot.search_delta(base.kernels(), &query, usize::MAX, Some(filter), &mut |_| true, &mut found).unwrap();
     keys.extend(found.iter().map(|&(_, place)| snapshot.delta_row(place).unwrap().key()));
     keys.sort_unstable();
+    // Of a document that has views every row passes.
+    keys.dedup();
     keys
 }
 

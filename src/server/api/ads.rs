@@ -20,6 +20,9 @@ pub(in crate::server) struct AdItem {
     pub(in crate::server) vector_b64: Option<String>,
     /// Element type of `vector_b64`; f32 when left out.
     pub(in crate::server) dtype: Option<Dtype>,
+    /// Vectors of further views of the ad, in a collection whose index was built with views: the ad is found by the best of them and
+    /// `vector`. They replace all views that it had.
+    pub(in crate::server) views: Option<Vec<Vec<f32>>>,
     /// What is filtered by and returned with hits.
     #[serde(default)]
     #[schema(value_type = Object)]

@@ -297,6 +297,9 @@ pub(in crate::server) struct FoundHit {
     /// Which of `vectors` it owes its relevance to.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(in crate::server) vector: Option<usize>,
+    /// Which of its views it owes its score to, where ads have views: 0 is its first vector.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(in crate::server) view: Option<usize>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(in crate::server) explain: Option<HitExplained>,
     /// The stored JSON, passed on as it is.
