@@ -101,7 +101,7 @@ pub fn read(
     }
     let vectors = match source {
         Source::Encoder(encoder) => texts.encode(encoder, watch)?,
-        Source::Files(a, b) => texts.from_files(path, a, b)?,
+        Source::Files(a, b) => texts.vectors_from_files(path, a, b)?,
     };
     Ok(Labelled { vectors, tasks: found, test })
 }
@@ -238,7 +238,7 @@ impl Texts {
         Ok(Array2::from_shape_vec((self.texts.len(), encoder.dim()), vectors).expect("a row a text"))
     }
 
-    fn from_files(&self, path: &Path, a: &Path, b: &Path) -> Result<Array2<f32>> {
+    fn vectors_from_files(&self, path: &Path, a: &Path, b: &Path) -> Result<Array2<f32>> {
         let mut files = [VectorFile::open(a, None)?, VectorFile::open(b, None)?];
         let dim = files[0].dim();
         if files[1].dim() != dim {

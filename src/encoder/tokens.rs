@@ -94,7 +94,8 @@ fn head(text: &str, bytes: usize) -> &str {
     if text.len() <= bytes {
         return text;
     }
-    let head = &text[..text.floor_char_boundary(bytes)];
+    let end = (0..=bytes).rev().find(|&at| text.is_char_boundary(at)).unwrap_or(0);
+    let head = &text[..end];
     head.rfind(char::is_whitespace).map_or(head, |at| &head[..at])
 }
 

@@ -192,7 +192,7 @@ mod tests {
         losses(&shape, weights, &mut gradient, None);
         assert!(gradient[0] == 0.0 && (gradient[1] + gradient[2]).abs() < 1e-6, "only best views learn: {gradient:?}");
         // A teacher that likes the other view of the first candidate makes the student look there.
-        let other = losses(&shape, weights, &mut scores.clone(), Some(&mut vec![5.0, 0.0, 2.0]));
+        let other = losses(&shape, weights, &mut scores.clone(), Some(&mut [5.0, 0.0, 2.0]));
         assert!(other.across > 0.1 && other.within > 0.3, "{other:?}");
     }
 }
