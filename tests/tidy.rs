@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The modules of the library, bottom to top: a module may use only those before it (`src/lib.rs` says why).
-const LAYERS: [&str; 28] = [
+const LAYERS: [&str; 29] = [
     "error",
     "types",
     "simd",
@@ -31,6 +31,7 @@ const LAYERS: [&str; 28] = [
     "calibrate",
     "learn",
     "live",
+    "prompts",
     "ads",
     "server",
     "cli",

@@ -6,6 +6,7 @@ pub mod ads;
 pub mod baseline;
 pub mod frontier;
 pub mod like;
+pub mod lm;
 pub mod load;
 pub mod progress;
 pub mod recipe;

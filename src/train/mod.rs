@@ -6,6 +6,7 @@
 //! | [`train_codes`] | stage 1: lists and codes from labelled pairs, or from full-precision scores without labels |
 //! | [`train_router`] | which lists to probe, from queries and where their answers lie |
 //! | [`train_dense`] | heads of the dense vectors: on random negatives, or stage 2, on the candidates of the codes |
+//! | [`train_contrast`] | a pair of heads from what served each query best and worst |
 //! | [`train_query_head`] | stage 3: one query head for fixed documents of both grains |
 //!
 //! Below them: losses and straight-through codes with their gradients, trained heads, AdamW, samplers of batches, exact
@@ -17,6 +18,7 @@
 
 mod batch;
 mod codes;
+mod contrast;
 mod dense;
 mod examples;
 mod head;
@@ -33,6 +35,7 @@ mod stress;
 mod validate;
 
 pub use codes::{CodeTraining, Epoch, HeadChoice, Method, TrainedCodes, train_codes};
+pub use contrast::{Contrast, ContrastEpoch, Contrasts, train_contrast};
 pub use dense::{DenseTraining, TrainedHeads, train_dense, train_query_head};
 pub use examples::{Example, Examples};
 pub use kmeans::{FLAT_LISTS, Iterations, distortion, kmeans};
