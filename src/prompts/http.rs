@@ -138,7 +138,7 @@ mod tests {
                     None => silent.push(stream),
                 }
             }
-            std::thread::sleep(Duration::from_millis(if silent.is_empty() { 0 } else { 600 }));
+            std::thread::sleep(Duration::from_secs(if silent.is_empty() { 0 } else { 4 }));
             heads
         });
         (url, served)
@@ -155,10 +155,10 @@ mod tests {
             Some("hello".into()),
             None,
         ]);
-        let mut scorer = HttpScorer::new(&url, Duration::from_millis(400)).unwrap();
+        let mut scorer = HttpScorer::new(&url, Duration::from_secs(3)).unwrap();
         let mut ask = || scorer.score("Is it?\n", &["Yes".into()]);
         assert_eq!(ask().unwrap(), [Likelihood { loglik: -2.5, tokens: 3 }]);
-        for message in ["503 Busy", "broke off: 5 of 900", "cannot be read", "is not HTTP", "within 0.4 s"] {
+        for message in ["503 Busy", "broke off: 5 of 900", "cannot be read", "is not HTTP", "within 3 s"] {
             let error = ask().unwrap_err().to_string();
             assert!(error.contains(message) && error.contains("Is it?"), "{message}: {error}");
         }

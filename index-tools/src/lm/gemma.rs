@@ -10,7 +10,7 @@
 //! request branch off it, and the next request goes on from where it differs.
 
 use bigrain::error::{Error, Result};
-use bigrain::linalg::product_nt;
+use bigrain::linalg::{product_nn, product_nt};
 use ndarray::{Array2, ArrayView2, Axis, s};
 use rayon::prelude::*;
 
@@ -257,7 +257,8 @@ impl Gemma {
             for (row, mut scores) in scores.rows_mut().into_iter().enumerate() {
                 rows.softmax(row, kept, window, 1.0 / (dim as f32).sqrt(), scores.as_slice_mut().expect("C order"));
             }
-            let mixed = self.product(scores.view(), &own_values.t().as_standard_layout().to_owned());
+            let mut mixed = Array2::zeros((x.nrows(), dim));
+            product_nn(scores.view(), own_values.view(), mixed.view_mut());
             out.slice_mut(s![.., head * dim..(head + 1) * dim]).assign(&mixed);
         }
         let length = kept + rows.trunk;

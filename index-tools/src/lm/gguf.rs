@@ -128,11 +128,6 @@ impl Gguf {
         }
     }
 
-    /// Rows and columns of a tensor.
-    pub(super) fn shape(&self, name: &str) -> Result<(usize, usize)> {
-        Ok(self.tensor(name)?.shape)
-    }
-
     /// The weights of a tensor, rows x columns.
     ///
     /// # Errors
