@@ -214,7 +214,9 @@ mod tests {
     fn unit(rows: usize, dim: usize, seed: u64) -> Array2<f32> {
         let mut rng = Rng::new(seed);
         let mut x = Array2::from_shape_fn((rows, dim), |_| rng.normal());
-        x.rows_mut().into_iter().for_each(|mut row| drop(normalise(row.as_slice_mut().unwrap())));
+        x.rows_mut().into_iter().for_each(|mut row| {
+            normalise(row.as_slice_mut().unwrap());
+        });
         x
     }
 
@@ -283,7 +285,8 @@ mod tests {
         let set = Contrasts {
             queries: queries.view(), documents: documents.view(), tasks: &tasks, train: &all[..100], valid: &all[100..], others: 4,
         };
-        let run = |seed| train_contrast(&set, &DenseTraining { seed, rate: 3e-2, ..settings() }, &Silent).unwrap();
+        let spec = DenseTraining { rate: 3e-2, score_temperature: 0.3, ..settings() };
+        let run = |seed| train_contrast(&set, &DenseTraining { seed, ..spec.clone() }, &Silent).unwrap();
         let (query, document, curve) = run(1);
         let best = curve.iter().map(|epoch| epoch.valid).fold(f32::INFINITY, f32::min);
         assert!(best < 0.5 * curve[0].valid, "{curve:?}");
