@@ -5,7 +5,7 @@
 //! ```
 //! The key is a hash of the scorer's name, the prompt and the completions, so a ledger may hold the scores of several models and
 //! several runs. A run that was killed while it wrote leaves a last line without its end: it is dropped. Any other line that cannot
-//! be read is refused with its number.
+//! be read is refused with its number. The folder is kept to one writer: two would overwrite each other's lines.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use super::pool::write_whole;
 use super::scorer::{Likelihood, Scorer};
 use crate::error::{Error, Result};
-use crate::vfs::{RealVfs, Vfs, WriteFile};
+use crate::vfs::{RealVfs, Vfs, WriteFile, lock_dir};
 
 /// Answers between two syncs: more would be lost with the power.
 const SYNC_EVERY: u64 = 64;
@@ -33,14 +33,18 @@ pub struct Ledger {
     file: Box<dyn WriteFile>,
     known: HashMap<String, Vec<Likelihood>>,
     unsynced: u64,
+    /// Kept as long as the ledger is open.
+    _lock: Option<std::fs::File>,
 }
 
 impl Ledger {
     /// Opens or creates a ledger.
     ///
     /// # Errors
-    /// `Io`; `InvalidInput` with the line that is damaged.
+    /// `Io`; `InvalidInput` with the line that is damaged; `InvalidParams` while another run has it open.
     pub fn open(path: &Path) -> Result<Ledger> {
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let lock = lock_dir(folder, "pool", "another run scores in")?;
         if !RealVfs.exists(path)? {
             write_whole(path, b"")?;
         }
@@ -57,7 +61,7 @@ impl Ledger {
         if whole < bytes.len() {
             write_whole(path, &bytes[..whole])?;
         }
-        Ok(Ledger { file: RealVfs.open_append(path)?, path: path.to_path_buf(), known, unsynced: 0 })
+        Ok(Ledger { file: RealVfs.open_append(path)?, path: path.to_path_buf(), known, unsynced: 0, _lock: lock })
     }
 
     /// Answers that are known.
@@ -164,6 +168,16 @@ mod tests {
         assert_eq!(asked, 1, "two were kept");
         assert_eq!(logs, ask(&path, &mut Words::failing_after(0), &["a", "b", "c"]).unwrap().1);
         assert_eq!(ask(&path, &mut Words::named("other"), &["a"]).unwrap().0, 1, "scores of models are not mixed");
+    }
+
+    #[test]
+    fn a_ledger_has_one_writer() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("scores.jsonl");
+        let first = Ledger::open(&path).unwrap();
+        assert!(Ledger::open(&path).unwrap_err().to_string().contains("another run scores in"));
+        drop(first);
+        assert!(Ledger::open(&path).unwrap().is_empty());
     }
 
     #[test]
