@@ -288,7 +288,8 @@ fn run_score(options: &ScoreOptions) -> Result<()> {
 fn run_tune(options: &TuneOptions) -> Result<()> {
     let index = PromptIndex::open(&options.pool, "untuned", None)?;
     let lessons = read_lessons(&options.pool.join("lessons.jsonl"), index.pool())?;
-    let mut spec = TuneSpec { hard: options.hard, others: options.others, ..TuneSpec::new(&options.name, options.seed) };
+    let mut spec =
+        TuneSpec { hard: options.hard, others: options.others, ..TuneSpec::new(&options.name, options.seed) };
     spec.training.rate = options.rate;
     spec.training.score_temperature = options.temperature;
     spec.training.epochs = options.epochs;
@@ -340,7 +341,8 @@ fn run_measure(options: &MeasureOptions) -> Result<()> {
 fn shown(reports: &[MethodReport]) -> String {
     let base = reports.iter().find(|report| report.name == "untuned").unwrap_or(&reports[0]);
     let mut out = format!("{} inputs; differences to {}\n", base.worths.len(), base.name);
-    out += &format!("{:<12} {:>8} {:>8} {:>9} {:>8} {:>18}", "method", "worth", "+-", "accuracy", "loglik", "difference");
+    out +=
+        &format!("{:<12} {:>8} {:>8} {:>9} {:>8} {:>18}", "method", "worth", "+-", "accuracy", "loglik", "difference");
     for report in reports {
         let (difference, error) = report.against(base);
         out += &format!(

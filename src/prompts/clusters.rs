@@ -52,7 +52,8 @@ impl Clusters {
 
     /// The data set and the cluster of a template: the longest name that it begins with, up to its end or a `_`.
     pub fn of(&self, template: &str) -> Option<(&str, &str)> {
-        let begins = |set: &str| template.strip_prefix(set).is_some_and(|rest| rest.is_empty() || rest.starts_with('_'));
+        let begins =
+            |set: &str| template.strip_prefix(set).is_some_and(|rest| rest.is_empty() || rest.starts_with('_'));
         self.rows.iter().find(|(set, _)| begins(set)).map(|(set, cluster)| (set.as_str(), cluster.as_str()))
     }
 
@@ -99,7 +100,9 @@ mod tests {
 
     #[test]
     fn bad_tables_are_refused_with_the_line() {
-        for (text, message) in [("a\tb\n#x\nq\n", "line 3"), ("a\tb\na\tc\n", "has a cluster already"), ("\tb", "line 1")] {
+        for (text, message) in
+            [("a\tb\n#x\nq\n", "line 3"), ("a\tb\na\tc\n", "has a cluster already"), ("\tb", "line 1")]
+        {
             let error = Clusters::parse(Path::new("own.tsv"), text).unwrap_err().to_string();
             assert!(error.contains(message) && error.contains("own.tsv"), "{error}");
         }

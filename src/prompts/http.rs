@@ -47,7 +47,8 @@ impl HttpScorer {
         let deadline = Instant::now() + self.limit;
         let left = || deadline.checked_duration_since(Instant::now()).filter(|left| !left.is_zero());
         let late = || format!("no whole answer came within {} s", self.limit.as_secs_f64());
-        let addresses = self.authority.to_socket_addrs().map_err(|e| format!("{} is not known: {e}", self.authority))?;
+        let addresses =
+            self.authority.to_socket_addrs().map_err(|e| format!("{} is not known: {e}", self.authority))?;
         let mut stream = Err(format!("{} has no address", self.authority));
         for address in addresses {
             stream = TcpStream::connect_timeout(&address, left().ok_or_else(late)?)
@@ -68,7 +69,9 @@ impl HttpScorer {
             stream.set_write_timeout(left).and_then(|()| stream.set_read_timeout(left)).map_err(|e| e.to_string())
         };
         timed(&stream)?;
-        stream.write_all(format!("{head}{body}").as_bytes()).map_err(|e| format!("the request could not be sent: {e}"))?;
+        stream
+            .write_all(format!("{head}{body}").as_bytes())
+            .map_err(|e| format!("the request could not be sent: {e}"))?;
         let (mut came, mut piece) = (Vec::new(), vec![0; 64 << 10]);
         loop {
             timed(&stream)?;
@@ -76,7 +79,9 @@ impl HttpScorer {
                 Ok(0) => break,
                 Ok(n) if came.len() + n <= MOST => came.extend_from_slice(&piece[..n]),
                 Ok(_) => return Err(format!("the answer has more than {MOST} bytes")),
-                Err(e) if matches!(e.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut) => return Err(late()),
+                Err(e) if matches!(e.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut) => {
+                    return Err(late());
+                }
                 Err(e) => return Err(format!("the answer broke off: {e}")),
             }
         }
@@ -94,8 +99,10 @@ fn body_of(came: &str) -> std::result::Result<String, String> {
     if status.split(' ').nth(1) != Some("200") {
         return Err(format!("the answer was {} {}", shown(status), shown(body)));
     }
-    let headers = lines.filter_map(|line| line.split_once(':')).map(|(name, value)| (name.trim().to_lowercase(), value.trim()));
-    let announced = headers.filter(|(name, _)| name == "content-length").find_map(|(_, value)| value.parse::<usize>().ok());
+    let headers =
+        lines.filter_map(|line| line.split_once(':')).map(|(name, value)| (name.trim().to_lowercase(), value.trim()));
+    let announced =
+        headers.filter(|(name, _)| name == "content-length").find_map(|(_, value)| value.parse::<usize>().ok());
     if announced.is_some_and(|length| length > body.len()) {
         return Err(format!("the answer broke off: {} of {} bytes came", body.len(), announced.unwrap_or(0)));
     }
@@ -163,7 +170,11 @@ mod tests {
             assert!(error.contains(message) && error.contains("Is it?"), "{message}: {error}");
         }
         let heads = served.join().unwrap();
-        assert!(heads[0].starts_with("POST /score HTTP/1.0\r\n") && heads[0].contains("\"completions\":[\"Yes\"]"), "{}", heads[0]);
+        assert!(
+            heads[0].starts_with("POST /score HTTP/1.0\r\n") && heads[0].contains("\"completions\":[\"Yes\"]"),
+            "{}",
+            heads[0]
+        );
         let error = scorer.score("Is it?\n", &["Yes".into()]).unwrap_err().to_string();
         assert!(error.contains("no connection"), "{error}");
     }

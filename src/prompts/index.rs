@@ -131,7 +131,11 @@ impl PromptIndex {
             watch.advance(chunk.len() as u64);
         }
         writer.finish()?;
-        let index = BuildSpec { seed: spec.seed, metric: Metric::Cosine, ..BuildSpec::new(dir.join(VECTORS), dir.join(UNTUNED)) };
+        let index = BuildSpec {
+            seed: spec.seed,
+            metric: Metric::Cosine,
+            ..BuildSpec::new(dir.join(VECTORS), dir.join(UNTUNED))
+        };
         build(&index, watch)?;
         let note = PromptNote {
             version: 1,
@@ -220,7 +224,8 @@ impl PromptIndex {
         self.searcher.search(&query, &params, &mut self.searcher.scratch(), &mut hits)?;
         let found = |hit: &crate::search::Hit| {
             let demonstration = self.pool.demonstrations.get(hit.key as usize);
-            let reason = || Error::corrupt(self.dir.join(&self.name), "keys", format!("key {} is beyond the pool", hit.key));
+            let reason =
+                || Error::corrupt(self.dir.join(&self.name), "keys", format!("key {} is beyond the pool", hit.key));
             Ok(Retrieved { number: hit.key as u32, score: hit.score, demonstration: demonstration.ok_or_else(reason)? })
         };
         hits.iter().map(found).collect()

@@ -53,7 +53,11 @@ impl Ledger {
         let mut known = HashMap::new();
         for (number, line) in bytes[..whole].split(|&b| b == b'\n').enumerate().filter(|(_, line)| !line.is_empty()) {
             let wrong = |e: serde_json::Error| {
-                Error::input(path, format!("line {}", number + 1), format!("{e}; remove the line, it will be asked again"))
+                Error::input(
+                    path,
+                    format!("line {}", number + 1),
+                    format!("{e}; remove the line, it will be asked again"),
+                )
             };
             let line: Line = serde_json::from_slice(line).map_err(wrong)?;
             known.insert(line.key, line.scored);

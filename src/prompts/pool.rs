@@ -100,11 +100,16 @@ impl Pool {
         for (number, line) in lines {
             let wrong = |reason: String| Error::input(path, format!("line {}", number + 1), reason);
             let [template, input, answer] = line.split('\t').collect::<Vec<_>>()[..] else {
-                return Err(wrong(format!("{} fields, where template, prompt and completion are 3", line.split('\t').count())));
+                return Err(wrong(format!(
+                    "{} fields, where template, prompt and completion are 3",
+                    line.split('\t').count()
+                )));
             };
             let known = clusters.of(template);
             let (task, cluster) = known.ok_or_else(|| {
-                wrong(format!("no data set in the table of clusters begins the template {template:?}; add a line for it"))
+                wrong(format!(
+                    "no data set in the table of clusters begins the template {template:?}; add a line for it"
+                ))
             })?;
             let of_template = templates.entry(template).or_default();
             of_template.push(Demonstration {
@@ -132,7 +137,9 @@ impl Pool {
     pub fn read(path: &Path) -> Result<Pool> {
         let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
         let parse = |(number, line): (usize, &str)| {
-            let wrong = |e: serde_json::Error| Error::input(path, format!("line {}", number + 1), format!("{e}; index the pool again"));
+            let wrong = |e: serde_json::Error| {
+                Error::input(path, format!("line {}", number + 1), format!("{e}; index the pool again"))
+            };
             serde_json::from_str(line).map_err(wrong)
         };
         Ok(Pool { demonstrations: text.lines().enumerate().map(parse).collect::<Result<_>>()? })
@@ -207,7 +214,9 @@ mod tests {
 
     #[test]
     fn examples_become_demonstrations_and_come_back_from_a_file() {
-        let content = format!("{HEADER}imdb_x\tIs it good? \\n Yes or no?\tYes<|endoftext|>\nimdb_x\t\tNo\nxsum_y\tText\tShort\n");
+        let content = format!(
+            "{HEADER}imdb_x\tIs it good? \\n Yes or no?\tYes<|endoftext|>\nimdb_x\t\tNo\nxsum_y\tText\tShort\n"
+        );
         let pool = read(&content, &PoolSpec::default()).unwrap();
         assert_eq!(pool.demonstrations.len(), 2);
         let first = &pool.demonstrations[0];

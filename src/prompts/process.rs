@@ -88,7 +88,9 @@ impl Scorer for ProcessScorer {
         let _ = self.requests.send(format!("{sent}\n"));
         match self.lines.recv_timeout(self.limit) {
             Ok(Ok(line)) => answer(&self.name, &sent, &line, id, completions.len()),
-            Ok(Err(error)) => Err(failed(&self.name, &sent, &format!("its output cannot be read: {error}"), "start it again")),
+            Ok(Err(error)) => {
+                Err(failed(&self.name, &sent, &format!("its output cannot be read: {error}"), "start it again"))
+            }
             Err(RecvTimeoutError::Disconnected) => Err(self.ended(&sent)),
             Err(RecvTimeoutError::Timeout) => {
                 let came = format!("no answer came within {} s", self.limit.as_secs_f64());
@@ -137,7 +139,11 @@ mod tests {
             ("read -r line; kill -9 $$", 20.0, "the process ended (signal: 9"),
             ("exec sleep 60", 0.3, "no answer came within 0.3 s"),
             ("read -r line; echo loading weights; cat", 20.0, "\"loading weights\" cannot be read"),
-            ("read -r line; echo '{\"id\": 0, \"loglik\": [-1], \"tokens\": [1]}'; cat", 20.0, "1 logarithms and 1 numbers"),
+            (
+                "read -r line; echo '{\"id\": 0, \"loglik\": [-1], \"tokens\": [1]}'; cat",
+                20.0,
+                "1 logarithms and 1 numbers",
+            ),
         ];
         for (script, limit, message) in cases {
             let begun = Instant::now();

@@ -63,7 +63,12 @@ pub fn worth(scored: &[Likelihood], right: usize) -> f64 {
 ///
 /// # Errors
 /// Those of the scorer, and of the watch; what was scored before is kept.
-pub fn score(pool: &Pool, plan: &Plan, scorer: &mut KeptScorer<'_>, watch: &dyn Watch) -> Result<(Vec<Lesson>, ScoreReport)> {
+pub fn score(
+    pool: &Pool,
+    plan: &Plan,
+    scorer: &mut KeptScorer<'_>,
+    watch: &dyn Watch,
+) -> Result<(Vec<Lesson>, ScoreReport)> {
     watch.begin("score", plan.pairs());
     let of = |number: u32| &pool.demonstrations[number as usize];
     let (mut lessons, mut sums) = (Vec::new(), [0.0; 3]);
@@ -90,7 +95,8 @@ pub fn score(pool: &Pool, plan: &Plan, scorer: &mut KeptScorer<'_>, watch: &dyn 
     }
     let inputs = plan.inputs();
     let best_mean_worst = sums.map(|sum| sum / inputs.max(1) as f64);
-    let report = ScoreReport { inputs, pairs: plan.pairs(), asked: scorer.asked(), lessons: lessons.len(), best_mean_worst };
+    let report =
+        ScoreReport { inputs, pairs: plan.pairs(), asked: scorer.asked(), lessons: lessons.len(), best_mean_worst };
     Ok((lessons, report))
 }
 
@@ -117,7 +123,9 @@ pub fn read_lessons(path: &Path, pool: &Pool) -> Result<Vec<Lesson>> {
                 let size = pool.demonstrations.len();
                 Err(wrong(format!("demonstration {number} is beyond the {size} of the pool; score the pool again")))
             }
-            None if lesson.ranked.len() < 2 => Err(wrong("it ranks fewer than two candidates; score the pool again".into())),
+            None if lesson.ranked.len() < 2 => {
+                Err(wrong("it ranks fewer than two candidates; score the pool again".into()))
+            }
             None => Ok(lesson),
         }
     };

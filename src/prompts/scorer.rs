@@ -69,7 +69,8 @@ struct Answer {
 
 /// An error about the scorer `name`: what was sent, and what came of it.
 pub(super) fn failed(name: &str, sent: &str, came: &str, remedy: &str) -> Error {
-    let reason = format!("{came}; what was sent: {}; {remedy}. Scores so far are kept: run again to go on", shown(sent));
+    let reason =
+        format!("{came}; what was sent: {}; {remedy}. Scores so far are kept: run again to go on", shown(sent));
     Error::input(Path::new(name), "scorer", reason)
 }
 

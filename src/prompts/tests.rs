@@ -135,7 +135,8 @@ fn tuned_heads_prefer_what_helped_and_a_seed_decides() {
     tune(&index, &lessons, &TuneSpec { name: "again".into(), ..spec.clone() }, &Silent).unwrap();
     assert_eq!(found(&PromptIndex::open(index.dir(), "again", None).unwrap()), found(&tuned));
     for (name, message) in [("untuned", "without heads"), ("../x", "letters, digits"), ("", "letters, digits")] {
-        let error = tune(&index, &lessons, &TuneSpec { name: name.into(), ..spec.clone() }, &Silent).unwrap_err().to_string();
+        let error =
+            tune(&index, &lessons, &TuneSpec { name: name.into(), ..spec.clone() }, &Silent).unwrap_err().to_string();
         assert!(error.contains(message), "{error}");
     }
     assert!(tune(&index, &lessons[..1], &spec, &Silent).unwrap_err().to_string().contains("score more inputs"));

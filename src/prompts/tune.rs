@@ -75,7 +75,8 @@ pub fn tune(index: &PromptIndex, lessons: &[Lesson], spec: &TuneSpec, watch: &dy
     }
     let (train, valid) = split(lessons, spec);
     let documents = read_vectors(index)?;
-    let inputs: Vec<&str> = lessons.iter().map(|l| index.pool().demonstrations[l.input as usize].input.as_str()).collect();
+    let inputs: Vec<&str> =
+        lessons.iter().map(|l| index.pool().demonstrations[l.input as usize].input.as_str()).collect();
     let queries = index.encoder().encode(&inputs)?;
     let tasks = numbered(index.pool().demonstrations.iter().map(|d| d.task.as_str()));
     let set = Contrasts {

@@ -94,14 +94,21 @@ pub(super) async fn prompts(
 fn answer(service: &Service, request: &PromptsRequest, request_id: &str) -> std::result::Result<Vec<u8>, Problem> {
     let Some(index) = &service.prompts else {
         let remedy = "set prompts.pool to a folder that `bigrain prompts index` made";
-        return Err(Problem::new(StatusCode::NOT_FOUND, "no_prompts", "this server has no pool of demonstrations", remedy));
+        return Err(Problem::new(
+            StatusCode::NOT_FOUND,
+            "no_prompts",
+            "this server has no pool of demonstrations",
+            remedy,
+        ));
     };
     let k = request.k.unwrap_or(USUAL);
     if k == 0 || k > MOST {
         return Err(Problem::meaning("k_out_of_range", "/k", format!("k is {k}"), format!("send 1 to {MOST}")));
     }
     let found = index.retrieve(&request.text, k).map_err(|error| match error {
-        Error::InvalidParams { reason, .. } => Problem::meaning("text_not_encodable", "/text", reason, "send a few words"),
+        Error::InvalidParams { reason, .. } => {
+            Problem::meaning("text_not_encodable", "/text", reason, "send a few words")
+        }
         other => other.into(),
     })?;
     let chosen: Vec<_> = found.iter().map(|hit| hit.demonstration).collect();
@@ -169,35 +176,49 @@ mod tests {
 
     #[test]
     fn a_prompt_is_made_of_the_best_and_bad_requests_are_problems() {
-        with_server(|_| {}, |address| {
-            let (status, answer) = post(address, &json!({"text": "red shoe number 3 ?"}));
-            assert_eq!(status, 200, "{answer}");
-            let found = answer["demonstrations"].as_array().unwrap();
-            assert_eq!(found.len(), USUAL);
-            let text = |at: usize| format!("{}\n{}", found[at]["input"].as_str().unwrap(), found[at]["answer"].as_str().unwrap());
-            let expected = format!("{}\n\n{}\n\n{}\n\nred shoe number 3 ?\n", text(2), text(1), text(0));
-            assert_eq!(answer["prompt"], expected);
-            assert!(found[0]["score"].as_f64() >= found[2]["score"].as_f64() && found[0]["cluster"] != "paraphrase");
-            let (status, answer) = post(address, &json!({"text": "blue hat", "k": 1}));
-            assert_eq!((status, answer["demonstrations"].as_array().unwrap().len()), (200, 1));
-            for (body, code, pointer) in [
-                (json!({"text": " "}), "text_not_encodable", "/text"),
-                (json!({"text": "a", "k": 0}), "k_out_of_range", "/k"),
-                (json!({"text": "a", "n": 3}), "unknown_field", "/n"),
-                (json!({"text": 3}), "invalid_value", "/text"),
-            ] {
-                let (status, problem) = post(address, &body);
-                assert_eq!((status, &problem["code"], &problem["pointer"]), (422, &json!(code), &json!(pointer)), "{problem}");
-            }
-        });
+        with_server(
+            |_| {},
+            |address| {
+                let (status, answer) = post(address, &json!({"text": "red shoe number 3 ?"}));
+                assert_eq!(status, 200, "{answer}");
+                let found = answer["demonstrations"].as_array().unwrap();
+                assert_eq!(found.len(), USUAL);
+                let text = |at: usize| {
+                    format!("{}\n{}", found[at]["input"].as_str().unwrap(), found[at]["answer"].as_str().unwrap())
+                };
+                let expected = format!("{}\n\n{}\n\n{}\n\nred shoe number 3 ?\n", text(2), text(1), text(0));
+                assert_eq!(answer["prompt"], expected);
+                assert!(
+                    found[0]["score"].as_f64() >= found[2]["score"].as_f64() && found[0]["cluster"] != "paraphrase"
+                );
+                let (status, answer) = post(address, &json!({"text": "blue hat", "k": 1}));
+                assert_eq!((status, answer["demonstrations"].as_array().unwrap().len()), (200, 1));
+                for (body, code, pointer) in [
+                    (json!({"text": " "}), "text_not_encodable", "/text"),
+                    (json!({"text": "a", "k": 0}), "k_out_of_range", "/k"),
+                    (json!({"text": "a", "n": 3}), "unknown_field", "/n"),
+                    (json!({"text": 3}), "invalid_value", "/text"),
+                ] {
+                    let (status, problem) = post(address, &body);
+                    assert_eq!(
+                        (status, &problem["code"], &problem["pointer"]),
+                        (422, &json!(code), &json!(pointer)),
+                        "{problem}"
+                    );
+                }
+            },
+        );
     }
 
     #[test]
     fn a_server_without_a_pool_says_so_and_a_wrong_one_does_not_start() {
-        with_server(|config| config.prompts.pool = PathBuf::new(), |address| {
-            let (status, problem) = post(address, &json!({"text": "red"}));
-            assert_eq!((status, &problem["code"]), (404, &json!("no_prompts")));
-        });
+        with_server(
+            |config| config.prompts.pool = PathBuf::new(),
+            |address| {
+                let (status, problem) = post(address, &json!({"text": "red"}));
+                assert_eq!((status, &problem["code"]), (404, &json!("no_prompts")));
+            },
+        );
         let section = PromptsSection { pool: "no-such-folder".into(), name: "untuned".into() };
         assert!(section.open().unwrap_err().to_string().contains("no-such-folder"));
     }

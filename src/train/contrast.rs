@@ -171,7 +171,8 @@ impl Columns {
         for (at, row) in rows.iter().enumerate() {
             let task = set.tasks[row.positive as usize];
             let ranked = out.own[at]..ends[at];
-            let strange = |&column: &usize| !ranked.contains(&column) && set.tasks[out.columns[column] as usize] == task;
+            let strange =
+                |&column: &usize| !ranked.contains(&column) && set.tasks[out.columns[column] as usize] == task;
             out.masked.extend((0..out.columns.len()).filter(strange).map(|column| (at, column)));
         }
         out
@@ -205,9 +206,9 @@ impl Pair {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Silent;
     use super::super::dense::DenseTraining;
     use super::super::locality::Sampling;
-    use super::super::Silent;
     use super::*;
     use crate::linalg::normalise;
 
@@ -229,9 +230,17 @@ mod tests {
     fn gradients_are_those_of_finite_differences() {
         let (queries, documents) = (unit(4, 5, 1), unit(12, 5, 2));
         let tasks: Vec<u32> = (0..12).map(|d| d / 4).collect();
-        let train: Vec<Contrast> =
-            (0..4).map(|q| Contrast { query: q, positive: q % 3 * 4, hard: vec![q % 3 * 4 + 1, q % 3 * 4 + 2] }).collect();
-        let set = Contrasts { queries: queries.view(), documents: documents.view(), tasks: &tasks, train: &train, valid: &train, others: 2 };
+        let train: Vec<Contrast> = (0..4)
+            .map(|q| Contrast { query: q, positive: q % 3 * 4, hard: vec![q % 3 * 4 + 1, q % 3 * 4 + 2] })
+            .collect();
+        let set = Contrasts {
+            queries: queries.view(),
+            documents: documents.view(),
+            tasks: &tasks,
+            train: &train,
+            valid: &train,
+            others: 2,
+        };
         let batch = Columns::new(&train.iter().collect::<Vec<_>>(), &set, &mut Rng::new(3));
         let start = |seed| TrainedHead::new(&head::start(unit(5, 5, seed), None, true, &mut Rng::new(1)), 0.1, 0.0);
         let mut pair = Pair { query: start(7), document: start(8) };
@@ -257,8 +266,16 @@ mod tests {
     fn columns_of_the_own_task_count_only_where_they_were_ranked() {
         let (queries, documents) = (unit(2, 5, 1), unit(6, 5, 2));
         let tasks = [0, 0, 0, 1, 1, 1];
-        let train = [Contrast { query: 0, positive: 0, hard: vec![1] }, Contrast { query: 1, positive: 3, hard: vec![4] }];
-        let set = Contrasts { queries: queries.view(), documents: documents.view(), tasks: &tasks, train: &train, valid: &train, others: 3 };
+        let train =
+            [Contrast { query: 0, positive: 0, hard: vec![1] }, Contrast { query: 1, positive: 3, hard: vec![4] }];
+        let set = Contrasts {
+            queries: queries.view(),
+            documents: documents.view(),
+            tasks: &tasks,
+            train: &train,
+            valid: &train,
+            others: 3,
+        };
         let batch = Columns::new(&train.iter().collect::<Vec<_>>(), &set, &mut Rng::new(3));
         assert_eq!((batch.columns.len(), batch.own.clone()), (10, vec![0, 5]));
         for row in 0..2 {
@@ -283,7 +300,12 @@ mod tests {
         let all: Vec<Contrast> =
             (0..120).map(|q| Contrast { query: q, positive: 4 * q, hard: vec![4 * q + 1, 4 * q + 2] }).collect();
         let set = Contrasts {
-            queries: queries.view(), documents: documents.view(), tasks: &tasks, train: &all[..100], valid: &all[100..], others: 4,
+            queries: queries.view(),
+            documents: documents.view(),
+            tasks: &tasks,
+            train: &all[..100],
+            valid: &all[100..],
+            others: 4,
         };
         let spec = DenseTraining { rate: 3e-2, score_temperature: 0.3, ..settings() };
         let run = |seed| train_contrast(&set, &DenseTraining { seed, ..spec.clone() }, &Silent).unwrap();
@@ -301,7 +323,14 @@ mod tests {
     fn bad_sets_are_refused() {
         let (queries, documents) = (unit(2, 5, 1), unit(6, 5, 2));
         let row = Contrast { query: 0, positive: 0, hard: vec![9] };
-        let set = Contrasts { queries: queries.view(), documents: documents.view(), tasks: &[0; 6], train: &[row], valid: &[], others: 1 };
+        let set = Contrasts {
+            queries: queries.view(),
+            documents: documents.view(),
+            tasks: &[0; 6],
+            train: &[row],
+            valid: &[],
+            others: 1,
+        };
         let refused = |set: &Contrasts<'_>, text: &str| {
             let error = train_contrast(set, &settings(), &Silent).unwrap_err().to_string();
             assert!(error.contains(text), "{error}");

@@ -100,7 +100,8 @@ impl Gemma {
             return Err(Error::input(file.path(), "heads", format!("{heads:?} do not divide; fetch the file again")));
         }
         let feed = size("feed_forward_length")?;
-        let layers = (0..size("block_count")?).map(|i| Layer::read(file, i, width, heads, feed)).collect::<Result<_>>()?;
+        let layers =
+            (0..size("block_count")?).map(|i| Layer::read(file, i, width, heads, feed)).collect::<Result<_>>()?;
         Ok(Gemma {
             embedding: file.weights("token_embd.weight", (vocabulary.len(), width))?,
             vocabulary,
@@ -134,7 +135,8 @@ impl Gemma {
         }
         let longest = completions.iter().map(Vec::len).max().unwrap_or(0);
         if tokens.len() + longest > self.context {
-            let reason = format!("{} tokens and a completion of {longest} exceed the model's {}", tokens.len(), self.context);
+            let reason =
+                format!("{} tokens and a completion of {longest} exceed the model's {}", tokens.len(), self.context);
             return Err(Error::params("prompt", format!("{reason}; cut the prompt")));
         }
         Ok(self.score_tokens(&tokens, &completions))
@@ -165,7 +167,10 @@ impl Gemma {
     /// Logarithms of probabilities: `wanted` names, for each row of `output` in turn, the tokens asked for.
     fn logs(&self, output: ArrayView2<'_, f32>, wanted: &[Vec<u32>]) -> Vec<f64> {
         let mut normal = output.to_owned();
-        normal.rows_mut().into_iter().for_each(|mut row| norm_row(row.as_slice_mut().expect("C order"), &self.norm, self.epsilon));
+        normal
+            .rows_mut()
+            .into_iter()
+            .for_each(|mut row| norm_row(row.as_slice_mut().expect("C order"), &self.norm, self.epsilon));
         let logits = self.product(normal.view(), &self.embedding);
         let of_row = |(row, wanted): (ndarray::ArrayView1<'_, f32>, &Vec<u32>)| {
             let largest = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
@@ -185,7 +190,9 @@ impl Gemma {
             row.zip_mut_with(&self.embedding.row(token as usize), |x, e| *x = e * scale);
         }
         let mut memory = std::mem::take(&mut self.memory.layers);
-        memory.resize_with(self.layers.len(), || (Array2::zeros((0, self.kv_width())), Array2::zeros((0, self.kv_width()))));
+        memory.resize_with(self.layers.len(), || {
+            (Array2::zeros((0, self.kv_width())), Array2::zeros((0, self.kv_width())))
+        });
         for (number, (layer, memory)) in self.layers.iter().zip(&mut memory).enumerate() {
             let attended = self.attention(layer, (number + 1) % GLOBAL_EVERY == 0, x.view(), rows, kept, memory);
             x += &self.normed(attended, &layer.after_attention_norm);
@@ -203,7 +210,9 @@ impl Gemma {
     }
 
     fn normed(&self, mut x: Array2<f32>, weight: &[f32]) -> Array2<f32> {
-        x.rows_mut().into_iter().for_each(|mut row| norm_row(row.as_slice_mut().expect("C order"), weight, self.epsilon));
+        x.rows_mut()
+            .into_iter()
+            .for_each(|mut row| norm_row(row.as_slice_mut().expect("C order"), weight, self.epsilon));
         x
     }
 
@@ -215,11 +224,15 @@ impl Gemma {
             product_nt(x, w.view(), out.view_mut());
             return out;
         }
-        let blocks: Vec<Array2<f32>> = w.axis_chunks_iter(Axis(0), BLOCK).into_par_iter().map(|w| {
-            let mut out = Array2::zeros((x.nrows(), w.nrows()));
-            product_nt(x, w, out.view_mut());
-            out
-        }).collect();
+        let blocks: Vec<Array2<f32>> = w
+            .axis_chunks_iter(Axis(0), BLOCK)
+            .into_par_iter()
+            .map(|w| {
+                let mut out = Array2::zeros((x.nrows(), w.nrows()));
+                product_nt(x, w, out.view_mut());
+                out
+            })
+            .collect();
         let mut out = Array2::zeros((x.nrows(), w.nrows()));
         for (at, block) in blocks.iter().enumerate() {
             out.slice_mut(s![.., at * BLOCK..at * BLOCK + block.ncols()]).assign(block);
@@ -273,10 +286,13 @@ impl Gemma {
         let half = dim / 2;
         let rates: Vec<f64> = (0..half).map(|i| base.powf(-2.0 * i as f64 / dim as f64)).collect();
         for (mut row, &position) in x.rows_mut().into_iter().zip(positions) {
-            let turns: Vec<(f32, f32)> = rates.iter().map(|rate| {
-                let (sin, cos) = (position as f64 * rate).sin_cos();
-                (sin as f32, cos as f32)
-            }).collect();
+            let turns: Vec<(f32, f32)> = rates
+                .iter()
+                .map(|rate| {
+                    let (sin, cos) = (position as f64 * rate).sin_cos();
+                    (sin as f32, cos as f32)
+                })
+                .collect();
             for head in row.as_slice_mut().expect("C order").chunks_exact_mut(dim) {
                 norm_row(head, weight, self.epsilon);
                 let (first, second) = head.split_at_mut(half);
@@ -392,9 +408,16 @@ mod tests {
         writer.text("general.architecture", "gemma3");
         let tokens = put_vocabulary(&mut writer);
         let (width, feed, heads, dim, layers) = (8, 12, 2, 4, 7);
-        let sizes = [("context_length", 64), ("embedding_length", width), ("block_count", layers), ("feed_forward_length", feed),
-            ("attention.head_count", heads), ("attention.head_count_kv", 1), ("attention.key_length", dim),
-            ("attention.sliding_window", 3)];
+        let sizes = [
+            ("context_length", 64),
+            ("embedding_length", width),
+            ("block_count", layers),
+            ("feed_forward_length", feed),
+            ("attention.head_count", heads),
+            ("attention.head_count_kv", 1),
+            ("attention.key_length", dim),
+            ("attention.sliding_window", 3),
+        ];
         sizes.iter().for_each(|(name, size)| writer.size(&format!("gemma3.{name}"), *size as u32));
         writer.float("gemma3.rope.freq_base", 1e6);
         writer.float("gemma3.attention.layer_norm_rms_epsilon", 1e-6);
@@ -405,10 +428,21 @@ mod tests {
         put(&mut writer, "token_embd.weight", tokens, width);
         put(&mut writer, "output_norm.weight", 1, width);
         for i in 0..layers {
-            for (part, rows, columns) in [("attn_norm", 1, width), ("attn_q", heads * dim, width), ("attn_k", dim, width),
-                ("attn_v", dim, width), ("attn_q_norm", 1, dim), ("attn_k_norm", 1, dim), ("attn_output", width, heads * dim),
-                ("post_attention_norm", 1, width), ("ffn_norm", 1, width), ("ffn_gate", feed, width), ("ffn_up", feed, width),
-                ("ffn_down", width, feed), ("post_ffw_norm", 1, width)] {
+            for (part, rows, columns) in [
+                ("attn_norm", 1, width),
+                ("attn_q", heads * dim, width),
+                ("attn_k", dim, width),
+                ("attn_v", dim, width),
+                ("attn_q_norm", 1, dim),
+                ("attn_k_norm", 1, dim),
+                ("attn_output", width, heads * dim),
+                ("post_attention_norm", 1, width),
+                ("ffn_norm", 1, width),
+                ("ffn_gate", feed, width),
+                ("ffn_up", feed, width),
+                ("ffn_down", width, feed),
+                ("post_ffw_norm", 1, width),
+            ] {
                 put(&mut writer, &format!("blk.{i}.{part}.weight"), rows, columns);
             }
         }
@@ -431,16 +465,20 @@ mod tests {
     fn completions_score_as_if_each_were_run_alone_token_by_token() {
         let mut model = made();
         let prompt = [2, FIRST, FIRST + 3, FIRST + 6, FIRST + 4, FIRST];
-        let completions = vec![vec![FIRST + 5, FIRST, FIRST + 4, FIRST + 1], vec![FIRST + 2], vec![FIRST + 5, FIRST + 3]];
-        let alone: Vec<f64> = completions.iter().map(|completion| {
-            let (mut text, mut sum) = (prompt.to_vec(), 0.0);
-            for &token in completion {
-                let last = plain(&mut model, &text);
-                sum += model.logs(last.view(), &[vec![token]])[0];
-                text.push(token);
-            }
-            sum
-        }).collect();
+        let completions =
+            vec![vec![FIRST + 5, FIRST, FIRST + 4, FIRST + 1], vec![FIRST + 2], vec![FIRST + 5, FIRST + 3]];
+        let alone: Vec<f64> = completions
+            .iter()
+            .map(|completion| {
+                let (mut text, mut sum) = (prompt.to_vec(), 0.0);
+                for &token in completion {
+                    let last = plain(&mut model, &text);
+                    sum += model.logs(last.view(), &[vec![token]])[0];
+                    text.push(token);
+                }
+                sum
+            })
+            .collect();
         // Once from nothing, once with the prompt kept, once after another prompt that begins alike.
         for before in [None, Some(prompt.to_vec()), Some(vec![2, FIRST, FIRST + 3, FIRST + 7, FIRST])] {
             model.memory = Memory::default();

@@ -155,7 +155,11 @@ impl Gguf {
     }
 
     fn absent(&self, name: &str, what: &str) -> Error {
-        Error::input(&self.path, name, format!("the file has no such name for {what}; give a model of the Gemma-3 family"))
+        Error::input(
+            &self.path,
+            name,
+            format!("the file has no such name for {what}; give a model of the Gemma-3 family"),
+        )
     }
 }
 
@@ -169,7 +173,8 @@ impl<'a> Reader<'a> {
     fn take(&mut self, count: usize) -> Result<&'a [u8]> {
         let end = self.at.checked_add(count).filter(|&end| end <= self.bytes.len());
         let Some(end) = end else {
-            let reason = format!("{count} bytes are needed where {} are left; fetch it again", self.bytes.len() - self.at);
+            let reason =
+                format!("{count} bytes are needed where {} are left; fetch it again", self.bytes.len() - self.at);
             return Err(Error::input(self.path, format!("byte {}", self.at), reason));
         };
         let taken = &self.bytes[self.at..end];
@@ -249,7 +254,11 @@ impl<'a> Reader<'a> {
         };
         let (rows, columns) = (shape.0 as usize, shape.1 as usize);
         if rows.checked_mul(columns).is_none_or(|count| count > 1 << 32) {
-            return Err(Error::input(self.path, format!("tensor {name}"), format!("{shape:?} is too large to be true")));
+            return Err(Error::input(
+                self.path,
+                format!("tensor {name}"),
+                format!("{shape:?} is too large to be true"),
+            ));
         }
         Ok((name, Tensor { shape: (rows, columns), packing, offset: usize::try_from(offset).unwrap_or(usize::MAX) }))
     }
