@@ -14,7 +14,11 @@
 //! staged (opened, checked byte by byte, measured with its canary queries, caught up with all changes) -> active -> previous -> closed.
 //! A version that fails one of these is refused, and the active one serves on. Staged, active and previous versions all follow the changes,
 //! so that activating and rolling back is one store. Every version needs the journal from its own `live_seq` on: it is
-//! trimmed to the least of those that the registry names.
+//! trimmed to the least of those that are open.
+//!
+//! # Locks, in the order in which they are taken
+//! `making` (one version is staged or compacted at a time; this takes minutes), `switching` (what is served changes; no longer than
+//! a file takes to be written), `shelving` (a version catches up and is listed), `shelf` (the list).
 //!
 //! Without a state folder a collection is read-only: table and changes are empty, and writing is refused.
 
@@ -22,20 +26,24 @@ use arc_swap::ArcSwap;
 use serde::Serialize;
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::canary::CanaryReport;
-use super::control::{Control, Epoch, Level, Patch};
+use super::control::{Control, Epoch, Field, Level, Owner, Patch};
+use super::owners::group_in;
 use super::registry::{Registry, SplitRef, VersionRef};
 use super::search::{AdSettings, View};
+use super::stage::missed_changes;
 use super::values::Values;
 use super::version::{Version, now};
 use crate::error::{Error, Result};
 use crate::index::OpenOptions;
+use crate::journal::Cut;
 use crate::live::{Change, Live, Snapshot};
 use crate::search::Searcher;
-use crate::vfs::{MemoryVfs, RealVfs, Vfs};
+use crate::types::Key;
+use crate::vfs::{MemoryVfs, RealVfs, Vfs, create_dir_durably};
 
 /// How a collection is run.
 #[derive(Clone, Debug)]
@@ -52,6 +60,8 @@ pub struct CollectionOptions {
     pub canary_recall: f64,
     /// Changes over the active version from which on it is compacted in the background; 0: never.
     pub compact_changes: usize,
+    /// Bytes that must be free where changes are kept for writes to be accepted.
+    pub least_free: u64,
 }
 
 /// A collection.
@@ -63,8 +73,22 @@ pub struct Collection {
     pub(super) serving: ArcSwap<Serving>,
     /// All open versions, whatever their state. Held while versions change, never while one is searched.
     pub(super) shelf: Mutex<Vec<Shelved>>,
+    /// Versions that were not opened because of their canary queries, for the list.
+    pub(super) refused: Mutex<Vec<VersionInfo>>,
     /// Only one version is made or staged at a time.
     pub(super) making: Mutex<()>,
+    /// What is served changes only with this.
+    pub(super) switching: Mutex<()>,
+    /// A version is put on the shelf only with this.
+    pub(super) shelving: Mutex<()>,
+    /// The folder that a version is being written to.
+    pub(super) writing: Mutex<Option<PathBuf>>,
+    /// Whether something is left to be removed from disk.
+    pub(super) untidy: AtomicBool,
+    /// Ads that are getting a record of their own, and those whose rows could not be told.
+    owning: Mutex<HashSet<Key>>,
+    /// What opening it found that somebody should know.
+    notes: Vec<String>,
     pub(super) compactions: AtomicU64,
     pub(super) switches: AtomicU64,
 }
@@ -75,12 +99,19 @@ pub(super) struct Serving {
     pub(super) active: Arc<Version>,
     pub(super) previous: Option<VersionRef>,
     pub(super) split: Option<(Arc<Version>, f32)>,
+    /// Whether the active version was rolled back to.
+    pub(super) rolled_back: bool,
 }
 
 /// An open version.
+#[derive(Clone)]
 pub(super) struct Shelved {
     pub(super) version: Arc<Version>,
     pub(super) canary: Option<CanaryReport>,
+    /// What somebody should know of it.
+    pub(super) note: Option<String>,
+    /// Whether it can be served: it knows all ads that have a record of their own.
+    pub(super) ready: bool,
     /// Whether it was ever active.
     pub(super) served: bool,
 }
@@ -143,10 +174,31 @@ pub struct VersionInfo {
     /// How it did with its canary queries, where it had any.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub canary: Option<CanaryReport>,
+    /// What to know of it before it is activated.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
     /// Changes over it.
     pub delta_rows: usize,
     /// Rows of it that were replaced or deleted.
     pub tombstones: usize,
+}
+
+impl VersionInfo {
+    /// Of a version that gets no traffic and has no changes over it.
+    pub(super) fn of(shelved: &Shelved, state: VersionState) -> VersionInfo {
+        let version = &shelved.version;
+        VersionInfo {
+            version: version.at.id.clone(),
+            path: version.at.path.display().to_string(),
+            rows: version.searcher.rows(),
+            state,
+            share: 0.0,
+            canary: shelved.canary.clone(),
+            note: shelved.note.clone(),
+            delta_rows: 0,
+            tombstones: 0,
+        }
+    }
 }
 
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -158,15 +210,24 @@ impl Collection {
     /// one is served.
     ///
     /// # Errors
-    /// Those of opening an index, a control table and a journal.
+    /// Those of opening an index, a control table and a journal; `Mismatch` where another index lies where the state says the active
+    /// version is.
     pub fn open(index: &Path, options: CollectionOptions) -> Result<Arc<Collection>> {
+        Collection::open_on(Arc::new(RealVfs), index, options)
+    }
+
+    /// The same with another way to the files of the state folder. Indexes are opened as ever, those that compaction made too.
+    ///
+    /// # Errors
+    /// As [`Collection::open`].
+    pub fn open_on(vfs: Arc<dyn Vfs>, index: &Path, options: CollectionOptions) -> Result<Arc<Collection>> {
         let registry = match &options.state {
-            Some(state) => Registry::read(&RealVfs, state)?,
+            Some(state) => Registry::read(&*vfs, state)?,
             None => None,
         };
         let path = registry.as_ref().map_or(index, |registry| &registry.active.path);
         let searcher = Arc::new(Searcher::open(path, &options.open)?);
-        Collection::over(path.to_path_buf(), searcher, registry, options)
+        Collection::over(vfs, path.to_path_buf(), searcher, registry, options)
     }
 
     /// A read-only collection of one open index.
@@ -175,41 +236,81 @@ impl Collection {
     /// `Io` and `Corrupt` where keys cannot be read.
     pub fn read_only(searcher: Arc<Searcher>, options: CollectionOptions) -> Result<Arc<Collection>> {
         let path = searcher.index().dir().to_path_buf();
-        Collection::over(path, searcher, None, CollectionOptions { state: None, ..options })
+        let options = CollectionOptions { state: None, ..options };
+        Collection::over(Arc::new(RealVfs), path, searcher, None, options)
     }
 
     fn over(
+        vfs: Arc<dyn Vfs>,
         path: PathBuf,
         searcher: Arc<Searcher>,
         registry: Option<Registry>,
         options: CollectionOptions,
     ) -> Result<Arc<Collection>> {
         let (vfs, state): (Arc<dyn Vfs>, PathBuf) = match &options.state {
-            Some(state) => (Arc::new(RealVfs), state.clone()),
+            Some(state) => (vfs, state.clone()),
             None => (Arc::new(MemoryVfs::default()), PathBuf::from("/")),
         };
-        vfs.create_dir_all(&state)?;
+        create_dir_durably(&*vfs, &state)?;
         let control = Control::open(vfs.clone(), &state.join("control"))?;
         let live = Live::open(vfs.clone(), &state.join("ads"), searcher.clone())?;
         let version = Arc::new(Version::new(path, searcher, &control, &options.settings)?);
         let registry = registry.unwrap_or_else(|| Registry::new(version.at.clone(), None, None));
-        let serving = Serving { active: version.clone(), previous: registry.previous, split: None };
-        let collection = Arc::new(Collection {
+        version.check_id(&registry.active)?;
+        let note = missed_changes(live.missed_seq(&version.searcher));
+        let notes = note.iter().map(|note| format!("version {}: {note}", version.at.id)).collect();
+        let Registry { previous, split, rolled_back, .. } = registry;
+        let serving = Serving { active: version.clone(), previous, split: None, rolled_back };
+        let mut collection = Collection {
             options,
             vfs,
             control,
             live,
             serving: ArcSwap::from_pointee(serving),
-            shelf: Mutex::new(vec![Shelved { version, canary: None, served: true }]),
-            making: Mutex::new(()),
+            shelf: Mutex::new(vec![Shelved { version, canary: None, note, ready: true, served: true }]),
+            refused: Mutex::default(),
+            making: Mutex::default(),
+            switching: Mutex::default(),
+            shelving: Mutex::default(),
+            writing: Mutex::default(),
+            untidy: AtomicBool::new(false),
+            owning: Mutex::default(),
+            notes,
             compactions: AtomicU64::new(0),
             switches: AtomicU64::new(0),
-        });
-        if let Some(SplitRef { version, share }) = registry.split {
-            let challenger = collection.shelve(&version.path)?;
-            collection.change_serving(|serving| serving.split = Some((challenger, share)))?;
+        };
+        collection.settle_in(split);
+        Ok(Arc::new(collection))
+    }
+
+    /// What can wait if it fails: the version that had a share of the traffic, and what an interrupted compaction left.
+    fn settle_in(&mut self, split: Option<SplitRef>) {
+        if let Some(SplitRef { version, share }) = split {
+            match self.shelve_known(&version) {
+                Ok(challenger) => {
+                    let serving = self.serving.load().as_ref().clone();
+                    self.serving.store(Arc::new(Serving { split: Some((challenger, share)), ..serving }));
+                }
+                Err(error) => self.notes.push(format!(
+                    "version {} cannot be opened, so its share of the traffic ({share}) goes to the active one: {error}",
+                    version.id
+                )),
+            }
         }
-        Ok(collection)
+        if self.options.state.is_some() && self.sweep().is_err() {
+            self.untidy.store(true, Relaxed);
+        }
+    }
+
+    /// What opening it found that somebody should know.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
+    }
+
+    /// What opening it left out of the journals, each with its name, because a crash had torn them: changes that were never acknowledged.
+    pub fn cuts(&self) -> impl Iterator<Item = (&'static str, &Cut)> {
+        let (control, ads) = (self.control.cut(), self.live.cut());
+        control.map(|cut| ("control", cut)).into_iter().chain(ads.map(|cut| ("ads", cut)))
     }
 
     /// How it is run.
@@ -271,31 +372,82 @@ impl Collection {
     /// Makes changes of ads durable, then visible. Returns the number of the last one.
     ///
     /// # Errors
-    /// `Unsupported` without a state folder; `Io` where the journal cannot be written, which then stops all writing.
+    /// `Unsupported` without a state folder; `Io` of the kind `StorageFull` where the disk has too little room; `Io` where the journal
+    /// cannot be written, which then stops all writing.
     pub fn change_ads(&self, changes: Vec<Change>) -> Result<u64> {
         self.check_writable()?;
+        self.check_space(0)?;
+        let adopted: Vec<Patch> = changes.iter().filter_map(|change| self.adoption(change)).collect();
+        if !adopted.is_empty() {
+            self.control.apply(adopted)?;
+        }
         self.live.apply(changes)
+    }
+
+    /// What puts an ad with a record of its own, which names no ad group, below the ad group that the change gives the ad: what is said of the
+    /// group holds for its ads.
+    fn adoption(&self, change: &Change) -> Option<Patch> {
+        let Change::Upsert(document) = change else { return None };
+        self.control.owner_of_ad(document.key)?;
+        let entity = self.control.entity(Level::Ad, document.key).filter(|entity| entity.parent.is_none())?;
+        let group = group_in(&document.record, &self.options.settings.group_attribute)?;
+        Some(Patch { parent: Field::Set(group), ..Patch::new(Level::Ad, entity.id) })
     }
 
     /// Makes patches of the control table durable, then visible. Returns the epoch.
     ///
     /// # Errors
-    /// As those of [`Control::apply`]; `Unsupported` without a state folder.
+    /// As those of [`Control::apply`]; `Unsupported` without a state folder; `Io` of the kind `StorageFull` where the disk has too little
+    /// room; `Io` and `Corrupt` where a version cannot be asked for an ad: the patches hold then, but perhaps not for that ad in it
+    /// before the next patch of it.
     pub fn patch_control(&self, patches: Vec<Patch>) -> Result<u64> {
         self.check_writable()?;
-        let ads: HashSet<u64> = patches.iter().filter(|p| p.level == Level::Ad).map(|p| p.id).collect();
-        let epoch = self.control.apply(patches)?;
-        let owners: Vec<_> = ads.iter().filter_map(|&key| Some((key, self.control.owner_of_ad(key)?))).collect();
-        for shelved in &*lock(&self.shelf) {
-            for &(key, owner) in &owners {
-                shelved.version.owners.set(shelved.version.searcher.index(), key, owner)?;
+        self.check_space(0)?;
+        let new = self.first_records(&patches);
+        let epoch = self.control.apply(patches).inspect_err(|_| {
+            let mut owning = lock(&self.owning);
+            new.iter().filter(|&&key| self.control.owner_of_ad(key).is_none()).for_each(|key| {
+                owning.remove(key);
+            });
+        })?;
+        // Whoever puts a version on the shelf after this reads these ads from the epoch.
+        let versions: Vec<_> = lock(&self.shelf).iter().map(|shelved| shelved.version.clone()).collect();
+        let mut first_error = None;
+        for (key, owner) in new.iter().filter_map(|&key| Some((key, self.control.owner_of_ad(key)?))) {
+            let noted = versions.iter().map(|version| self.note_owner(version, key, owner)).fold(Ok(()), Result::and);
+            match noted {
+                Ok(()) => {
+                    lock(&self.owning).remove(&key);
+                }
+                Err(error) => first_error = first_error.or(Some(error)),
             }
         }
-        Ok(epoch)
+        first_error.map_or(Ok(epoch), Err)
     }
 
-    /// All versions that are open.
+    /// The ads that get a record of their own from these patches, or from others that are being applied.
+    fn first_records(&self, patches: &[Patch]) -> HashSet<Key> {
+        let mut owning = lock(&self.owning);
+        let ads = patches.iter().filter(|patch| patch.level == Level::Ad).map(|patch| patch.id);
+        let new: HashSet<Key> =
+            ads.filter(|&key| self.control.owner_of_ad(key).is_none() || owning.contains(&key)).collect();
+        owning.extend(&new);
+        new
+    }
+
+    /// Tells the rows of a version, and its fresh ads, that an ad answers for itself.
+    fn note_owner(&self, version: &Version, key: Key, owner: Owner) -> Result<()> {
+        if let Some(snapshot) = self.live.over(&version.searcher)
+            && let Some(row) = snapshot.delta_row_of(key)
+        {
+            row.tag().store(owner.to_bits(), Relaxed);
+        }
+        version.owners.set(version.searcher.index(), key, owner)
+    }
+
+    /// All versions that are open, and those that were lately refused.
     pub fn versions(&self) -> Vec<VersionInfo> {
+        let refused = lock(&self.refused).clone();
         let shelf = lock(&self.shelf);
         let serving = self.serving.load();
         let info = |shelved: &Shelved| {
@@ -310,17 +462,13 @@ impl Collection {
             };
             let snapshot = self.live.over(&version.searcher);
             VersionInfo {
-                version: version.at.id.clone(),
-                path: version.at.path.display().to_string(),
-                rows: version.searcher.rows(),
-                state,
                 share,
-                canary: shelved.canary.clone(),
                 delta_rows: snapshot.as_ref().map_or(0, |snapshot| snapshot.delta_rows()),
                 tombstones: snapshot.as_ref().map_or(0, |snapshot| snapshot.tombstones()),
+                ..VersionInfo::of(shelved, state)
             }
         };
-        shelf.iter().map(info).collect()
+        shelf.iter().filter(|shelved| shelved.ready).map(info).chain(refused).collect()
     }
 
     fn state_of(&self, shelved: &Shelved, serving: &Serving) -> VersionState {
@@ -330,10 +478,7 @@ impl Collection {
         if serving.previous.as_ref() == Some(&shelved.version.at) {
             return VersionState::Previous;
         }
-        match &shelved.canary {
-            Some(canary) if canary.recall < self.options.canary_recall => VersionState::Refused,
-            _ => VersionState::Staged,
-        }
+        VersionState::Staged
     }
 
     /// Id of the version to roll back to, and of the one that has a share of the traffic.

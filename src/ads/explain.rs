@@ -6,7 +6,7 @@
 use serde::Serialize;
 
 use super::rank::{Candidate, RankBy, Ranking};
-use super::search::{AdAnswer, AdQuery, View};
+use super::search::{AdAnswer, AdQuery, Scanned, View};
 use crate::attributes::{Filter, RecordFilter};
 use crate::error::Result;
 use crate::live::Place;
@@ -174,29 +174,33 @@ impl View<'_> {
             way.pass(Stage::Scan, "no candidates had to be chosen");
             return Ok(Ok(way));
         }
-        let vector = self.best_vector(query, row, scratch)?;
+        let number = self.best_vector(query, row, scratch)?;
+        let vector = &query.vectors[number].0;
         let (list, rank) = base.list_rank(vector, row, scratch)?;
-        let scanned = answer.stats.lists_probed as usize / query.vectors.len();
-        let detail =
-            format!("list {list} is number {} of {}; {scanned} were scanned", rank + 1, base.index().manifest().lists);
-        let position = self.code_rank(query, vector, row, scratch, DEEPEST)?;
-        if position.is_none() && rank >= scanned {
+        let Some(&Scanned { lists, candidates }) = answer.scanned.get(number) else { return Ok(Ok(way)) };
+        let of = base.index().manifest().lists;
+        let detail = format!("list {list} is number {} of {of}; {lists} were scanned", rank + 1);
+        let position = self.code_rank(query, answer.reach, vector, row, scratch, DEEPEST)?;
+        // What the answer has was found, if by another of the vectors.
+        let found = answer.hits.iter().any(|hit| hit.place == Place::Base(row));
+        if position.is_none() && rank >= lists && !found {
             let remedy = format!("raise params.nprobe to {} or more, or give a higher recall_target", rank + 1);
             return Ok(Err(way.lose(Stage::Probe, detail, remedy)));
         }
         way.pass(Stage::Probe, detail);
-        let candidates = answer.stats.candidates as usize / query.vectors.len();
-        let Some(position) = position else {
-            let detail = format!("it is not among the best {DEEPEST} codes of these lists");
-            return Ok(Err(way.lose(Stage::Scan, detail, "raise params.candidates, or search exactly")));
+        let detail = match position {
+            Some(position) => format!("{position} rows have better codes; {candidates} were verified"),
+            None => format!("it is not among the best {DEEPEST} codes of these lists"),
         };
-        let detail = format!("{position} rows have better codes; {candidates} were verified");
-        if position >= candidates {
-            let remedy = format!("raise params.candidates to {} or more", position + 1);
-            return Ok(Err(way.lose(Stage::Scan, detail, remedy)));
+        if found || position.is_some_and(|position| position < candidates) {
+            way.pass(Stage::Scan, detail);
+            return Ok(Ok(way));
         }
-        way.pass(Stage::Scan, detail);
-        Ok(Ok(way))
+        let remedy = match position {
+            Some(position) => format!("raise params.candidates to {} or more", position + 1),
+            None => "raise params.candidates, or search exactly".to_string(),
+        };
+        Ok(Err(way.lose(Stage::Scan, detail, remedy)))
     }
 
     /// Relevance, order and caps.
@@ -234,7 +238,7 @@ impl View<'_> {
             }
             return Ok(way);
         }
-        let above = self.rank_without_cap(query, key, scratch)?;
+        let above = self.rank_without_cap(query, key, answer, scratch)?;
         let wanted = query.offset + query.limit;
         match above {
             Some(above) if above < wanted && query.ranking.diversity.is_some() => {
@@ -288,14 +292,14 @@ impl View<'_> {
         }
     }
 
-    /// The query vector that gives a row the highest relevance.
-    fn best_vector<'q>(&self, query: &'q AdQuery, row: Row, scratch: &mut Scratch) -> Result<&'q [f32]> {
-        let mut best: (f32, &[f32]) = (f32::NEG_INFINITY, &query.vectors[0].0);
-        for (vector, weight) in &query.vectors {
+    /// Which query vector gives a row the highest relevance.
+    fn best_vector(&self, query: &AdQuery, row: Row, scratch: &mut Scratch) -> Result<usize> {
+        let mut best = (f32::NEG_INFINITY, 0);
+        for (number, (vector, weight)) in query.vectors.iter().enumerate() {
             let score = self.score(vector, Place::Base(row), scratch)?;
             let relevance = self.relevance(score) * weight;
             if relevance > best.0 {
-                best = (relevance, vector);
+                best = (relevance, number);
             }
         }
         Ok(best.1)
@@ -315,13 +319,19 @@ impl View<'_> {
     }
 
     /// How many candidates rank above the ad if there is no cap and no end of the list.
-    fn rank_without_cap(&self, query: &AdQuery, key: Key, scratch: &mut Scratch) -> Result<Option<usize>> {
+    fn rank_without_cap(
+        &self,
+        query: &AdQuery,
+        key: Key,
+        answer: &AdAnswer,
+        scratch: &mut Scratch,
+    ) -> Result<Option<usize>> {
         let ranking = Ranking { diversity: None, ..query.ranking.clone() };
         // More hits must not mean more candidates: these are the candidates of the search as it was asked.
-        let limit = query.params_for(query.offset + query.limit).candidates_or_default();
-        let mut all = AdQuery { ranking, offset: 0, limit, ..query.clone() };
-        if all.params.recall_target == 0.0 {
-            all.params.candidates = limit;
+        let limit = answer.reach.pool.max(query.offset + query.limit);
+        let mut all = AdQuery { ranking, offset: 0, limit, most_candidates: limit, ..query.clone() };
+        if !all.params.exact && all.params.recall_target == 0.0 {
+            (all.params.nprobe, all.params.candidates) = (answer.reach.lists, limit);
         }
         let answer = self.search(&all, scratch)?;
         Ok(answer.hits.iter().position(|hit| hit.key == key))

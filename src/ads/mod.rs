@@ -9,12 +9,15 @@
 //! | `rank` | relevance, eCPM, thresholds, caps |
 //! | `explain` | why an ad was found, or where it was lost |
 //! | `exhaustive`, `sampled`, `online` | the truth, an estimate of recall without it, and both while serving |
-//! | `version`, `canary`, `registry`, `collection`, `switch`, `upkeep` | versions: open, measured, listed, served, changed under load, kept up |
+//! | `version`, `canary`, `registry`, `collection` | versions: open, measured, listed, served |
+//! | `stage`, `switch`, `compaction`, `upkeep` | versions under load: made ready, served instead of others, made, kept up |
+//! | `space` | writes are refused before the disk is full |
 //!
 //! Everything here is without HTTP and JSON bodies; `server` translates.
 
 mod canary;
 mod collection;
+mod compaction;
 pub mod control;
 mod exhaustive;
 mod explain;
@@ -24,6 +27,8 @@ mod rank;
 mod registry;
 mod sampled;
 mod search;
+mod space;
+mod stage;
 mod switch;
 mod upkeep;
 mod values;
@@ -38,6 +43,7 @@ pub use owners::Owners;
 pub use rank::{Candidate, CapBy, Diversity, RankBy, Ranking, ecpm_micros, relevance, value_micros};
 pub use registry::{Registry, SplitRef, VersionRef};
 pub use sampled::{SampledRecall, SampledRows};
-pub use search::{AdAnswer, AdQuery, AdSettings, Block, Dropped, View};
+pub use search::{AdAnswer, AdQuery, AdSettings, Block, Dropped, View, widening};
+pub use space::LowSpace;
 pub use values::Values;
 pub use version::{Version, now};

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use super::collection::Pinned;
 use super::exhaustive::quality;
 use super::rank::Candidate;
-use super::sampled::SampledRecall;
+use super::sampled::{SampledRecall, SampledRows};
 use super::search::AdQuery;
 use crate::error::{Error, Result};
 use crate::search::Scratch;
@@ -90,8 +90,12 @@ impl OnlineRecall {
         (self.seen.fetch_add(1, Relaxed) + 1).is_multiple_of(self.every)
     }
 
-    /// Hands a query over; passes it over where too many wait.
+    /// Hands a query over; passes it over where too many wait, or where no threshold says what its answer should have been
+    /// ([`SampledRows::can_judge`]).
     pub fn offer(&self, answered: Answered) {
+        if !SampledRows::can_judge(&answered.query) {
+            return;
+        }
         match self.sender.try_send(answered) {
             Ok(()) | Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => {}
         }
@@ -132,6 +136,8 @@ fn harder(query: &AdQuery, pinned: &Pinned) -> AdQuery {
     params.nprobe = (nprobe * MORE).min(manifest.lists);
     params.recall_target = 0.0;
     params.deadline = None;
+    query.effort = 1.0;
+    query.most_candidates = usize::MAX;
     query
 }
 

@@ -74,6 +74,12 @@ fn group_of(columns: &Columns, name: &str, row: Row) -> Option<u64> {
     as_group(&columns.value(name, row)?)
 }
 
+/// The ad group that a record names, a JSON object.
+pub(super) fn group_in(record: &str, name: &str) -> Option<u64> {
+    let object: serde_json::Value = serde_json::from_str(record).ok()?;
+    object.get(name)?.as_u64().filter(|&id| id > 0)
+}
+
 /// The ad group that a value names.
 pub(super) fn as_group(value: &Value) -> Option<u64> {
     match value {

@@ -3,6 +3,7 @@
 //! ```text
 //! STATE/versions.json      {"crc32c": ..., "format": 1, "active": {"path", "id"}, "previous": .., "split": ..}
 //! ```
+//! After a roll back it also says `"rolled_back": true`.
 
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
@@ -47,12 +48,21 @@ pub struct Registry {
     pub previous: Option<VersionRef>,
     /// How traffic is split, if it is.
     pub split: Option<SplitRef>,
+    /// Whether the active version is served because somebody rolled back to it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub rolled_back: bool,
 }
 
 impl Registry {
     /// Of what is served.
     pub fn new(active: VersionRef, previous: Option<VersionRef>, split: Option<SplitRef>) -> Registry {
-        Registry { format: FORMAT, active, previous, split }
+        Registry { format: FORMAT, active, previous, split, rolled_back: false }
+    }
+
+    /// The versions that it names.
+    pub fn versions(&self) -> impl Iterator<Item = &VersionRef> {
+        let others = self.previous.iter().chain(self.split.as_ref().map(|split| &split.version));
+        std::iter::once(&self.active).chain(others)
     }
 
     /// Reads the file in the folder `dir`, if there is one.
@@ -108,7 +118,10 @@ mod tests {
         assert_eq!(Registry::read(&vfs, dir).unwrap(), None);
         let version = |name: &str| VersionRef { path: name.into(), id: "00".into() };
         let split = Some(SplitRef { version: version("c"), share: 0.25 });
-        let registry = Registry::new(version("a"), Some(version("b")), split);
+        let mut registry = Registry::new(version("a"), Some(version("b")), split);
+        registry.write(&vfs, dir).unwrap();
+        assert_eq!(Registry::read(&vfs, dir).unwrap(), Some(registry.clone()));
+        registry.rolled_back = true;
         registry.write(&vfs, dir).unwrap();
         assert_eq!(Registry::read(&vfs, dir).unwrap(), Some(registry.clone()));
         let sealed = seal_json(&serde_json::to_string_pretty(&registry).unwrap());

@@ -11,7 +11,11 @@
 //! It asks what share of the ads as good as those served was served; that is never below recall among the best k, because an answer
 //! that misses one of the best has a worse last hit.
 //!
-//! The same with eCPM in place of relevance comes for free: hits are compared by what the query ranks by.
+//! The same with eCPM in place of relevance comes for free: hits are compared by what the query ranks by. An answer with fewer hits than were
+//! asked for should have had every ad that may be found, so all of those count that it has not.
+//!
+//! It holds for queries whose answer is the best of all ads by one order: without an offset, without caps, and without code scores in
+//! the order ([`SampledRows::can_judge`]).
 
 use std::collections::{HashMap, HashSet};
 
@@ -44,8 +48,13 @@ impl SampledRows {
         self.share.max(f64::MIN_POSITIVE)
     }
 
-    /// The keys of sampled rows that beat the worst of `served`, though they were not served. The version's rows only; fresh ads are
-    /// searched exactly, so none of them is missed.
+    /// Whether an answer to this query can be judged by a threshold.
+    pub fn can_judge(query: &AdQuery) -> bool {
+        query.offset == 0 && query.ranking.diversity.is_none() && query.params.sparse_weight == 0.0
+    }
+
+    /// The keys of sampled rows that beat the worst of `served` (of all, if fewer were served than asked for), though they were not
+    /// served. The version's rows only; fresh ads are searched exactly, so none of them is missed.
     ///
     /// # Errors
     /// As those of a search.
@@ -56,7 +65,8 @@ impl SampledRows {
         served: &[Candidate],
         scratch: &mut Scratch,
     ) -> Result<Vec<Key>> {
-        let Some(worst) = served.last() else { return Ok(Vec::new()) };
+        let full = served.len() >= query.limit;
+        let worst = served.last().filter(|_| full).map_or(f64::NEG_INFINITY, |worst| worst.rank_score);
         let (prepared, counts) = (view.prepare(query)?, Default::default());
         let known: HashSet<Key> = served.iter().map(|candidate| candidate.key).collect();
         let may = |&&row: &&Row| prepared.passes(row) && view.admits_row(query, row, &counts);
@@ -70,7 +80,7 @@ impl SampledRows {
                 let counts = query.ranking.is_relevant(candidate.relevance)
                     && !known.contains(&hit.key)
                     && !query.block.keys.contains(&hit.key);
-                if counts && candidate.rank_score > worst.rank_score {
+                if counts && candidate.rank_score > worst {
                     missed.insert(hit.key);
                 }
             }
@@ -113,13 +123,13 @@ impl SampledRecall {
         self.queries
     }
 
-    /// The estimate and its standard error; None before any query.
+    /// The estimate and its standard error; None before any query that something could be found for.
     ///
     /// The error is that of a ratio of means, by the delta method. Queries are not all that was drawn: they share the sample of rows,
     /// and one row may stand for what many of them missed. A row that c queries missed adds `(1 - p) / p^2 (c^2 - c)` to the
     /// variance of the sum, which the spread from query to query does not show.
     pub fn estimate(&self) -> Option<(f64, f64)> {
-        if self.queries == 0 || self.served == 0.0 {
+        if self.queries == 0 || self.served + self.missed == 0.0 {
             return None;
         }
         let n = self.queries as f64;

@@ -8,12 +8,15 @@
 //! The easy version searches for `k` hits and drops what may not be shown. Departures:
 //! - What may not be shown is refused when it would become a candidate, so that candidates are hits-to-be ([`Selection`]).
 //! - All verified candidates are ranked, not the best `k` of them; if caps, blocked keys or thresholds leave the list short although there
-//!   were more rows to be had, the search is done again with [`WIDER`] times the candidates, at most [`ROUNDS`] times.
+//!   were more rows to be had, the search is done again further out ([`Reach`]). A round that the deadline cuts short is left out: the
+//!   answer before it stands.
+//! - Exact searches of which hits are ranked by more than their score look at every ad ([`View::search_all`]).
 //! - A query of several vectors is several searches and one ranking: an ad's relevance is the best that any of the vectors that
 //!   found it gives it (relevance x weight), and the hit says which one that was.
 
 use std::cell::Cell;
 use std::collections::HashSet;
+use std::sync::atomic::Ordering::Relaxed;
 
 use super::control::{Control, Epoch, Owner, Standing};
 use super::owners::{Owners, as_group};
@@ -21,7 +24,7 @@ use super::rank::{Candidate, RankBy, Ranking, relevance, value_micros};
 use super::values::Values;
 use crate::attributes::{Columns, Filter, Predicate, Value};
 use crate::error::{Error, Result};
-use crate::live::{Place, Snapshot};
+use crate::live::{DeltaRow, Place, Snapshot, UNTAGGED};
 use crate::search::{Hit, Scratch, SearchParams, SearchStats, Selection};
 use crate::simd::Kernels;
 use crate::types::{Key, Row};
@@ -31,9 +34,11 @@ const MOST_REFUSED: f32 = 0.99;
 /// How many times the default effort is taken where bids decide: over a million ads, 100 of them, it lifts the share of the best list's
 /// revenue from .91 to .97.
 const WIDER_FOR_BIDS: usize = 2;
-/// Rounds of a search that leaves the list short, and how many times the candidates each takes.
-const ROUNDS: usize = 3;
+/// Rounds of a search that leaves the list short, and how many times the candidates and lists each takes.
+const ROUNDS: usize = 5;
 const WIDER: usize = 4;
+/// Most times the first round's candidates that a later one takes.
+const WIDEST: usize = WIDER * WIDER;
 
 /// Settings of a collection that searches depend on.
 #[derive(Clone, Debug, PartialEq)]
@@ -103,6 +108,17 @@ pub struct AdQuery {
     pub block: Block,
     /// The order.
     pub ranking: Ranking,
+    /// The share of lists and candidates to take of those asked for (or of the defaults): 1, or less under load. Exact searches and those
+    /// for a recall target are not lowered.
+    pub effort: f32,
+    /// Rows that are verified at most where a list is short, if the request does not ask for more itself.
+    pub most_candidates: usize,
+}
+
+/// How many times the default effort a query takes that does not say how much: where bids decide, good ads lie further away.
+pub fn widening(params: &SearchParams, by: RankBy) -> usize {
+    let says = params.nprobe > 0 || params.candidates > 0 || params.recall_target > 0.0 || params.exact;
+    if by == RankBy::Relevance || says { 1 } else { WIDER_FOR_BIDS }
 }
 
 impl AdQuery {
@@ -116,6 +132,41 @@ impl AdQuery {
     pub(super) fn params_for(&self, k: usize) -> SearchParams {
         SearchParams { k, ..self.params.clone() }
     }
+
+    /// Whether the search itself may decide how many lists it scans.
+    fn leaves_lists_open(&self) -> bool {
+        self.params.nprobe == 0 && self.params.recall_target == 0.0
+    }
+
+    /// How far the first round goes, where the index scans `default_nprobe` lists by default.
+    fn first_reach(&self, default_nprobe: usize) -> Reach {
+        let (wanted, widening) = (self.offset + self.limit, widening(&self.params, self.ranking.by));
+        let least = self.params_for(wanted).candidates_or_default();
+        let lowered = |full: usize| ((full as f64 * f64::from(self.effort)).ceil() as usize).max(1);
+        let pool = lowered(least.saturating_mul(widening)).max(wanted) + self.block.keys.len().min(least);
+        let lists = match self.params.nprobe {
+            _ if self.params.recall_target > 0.0 => 0,
+            0 => lowered(default_nprobe * widening),
+            nprobe => lowered(nprobe),
+        };
+        Reach { lists, pool }
+    }
+}
+
+/// How far one round of a search goes, for each query vector.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Reach {
+    /// Lists to scan; 0: as a recall target says.
+    pub(super) lists: usize,
+    /// Rows to verify.
+    pub(super) pool: usize,
+}
+
+/// What a round did for one query vector.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Scanned {
+    pub(super) lists: usize,
+    pub(super) candidates: usize,
 }
 
 /// Why rows that were good enough did not become candidates or hits.
@@ -143,6 +194,9 @@ pub struct AdAnswer {
     pub stats: SearchStats,
     /// What was dropped.
     pub dropped: Dropped,
+    /// How far the last round went, and what it did for each vector.
+    pub(super) reach: Reach,
+    pub(super) scanned: Vec<Scanned>,
 }
 
 /// A query made ready for one version.
@@ -166,6 +220,13 @@ pub(super) struct Counts {
     blocked: Cell<u64>,
 }
 
+impl Counts {
+    pub(super) fn dropped(&self) -> Dropped {
+        let (dead, ineligible, blocked) = (self.dead.get(), self.ineligible.get(), self.blocked.get());
+        Dropped { dead, ineligible, blocked, ..Dropped::default() }
+    }
+}
+
 fn count(cell: &Cell<u64>) -> bool {
     cell.set(cell.get() + 1);
     false
@@ -175,30 +236,53 @@ impl View<'_> {
     /// Answers a query.
     ///
     /// # Errors
-    /// As those of a search; `InvalidParams` for a filter that does not fit the attributes, or for no query vector.
+    /// As those of a search; `InvalidParams` for a filter that does not fit the attributes, for no query vector, or for code scores
+    /// in a ranking by revenue.
     pub fn search(&self, query: &AdQuery, scratch: &mut Scratch) -> Result<AdAnswer> {
-        let prepared = self.prepare(query)?;
-        let wanted = query.offset + query.limit;
-        let least = query.params_for(wanted).candidates_or_default();
-        let mut pool = least * self.wider_for(query) + query.block.keys.len();
-        for round in 1.. {
-            let mut answer = self.round(&prepared, pool, scratch)?;
-            let full = answer.hits.len() >= wanted;
-            let exhausted = u64::from(answer.stats.candidates) < pool as u64 || answer.stats.fraction < 1.0;
-            if full || exhausted || round == ROUNDS || !query.is_reordered() {
-                answer.hits.drain(..query.offset.min(answer.hits.len()));
-                return Ok(answer);
-            }
-            pool *= WIDER;
+        if query.params.exact && query.is_reordered() {
+            return self.search_all(query, scratch);
         }
-        unreachable!("the last round returns")
+        let prepared = self.prepare(query)?;
+        let first = query.first_reach(self.snapshot.base().index().manifest().default_nprobe);
+        let most = (first.pool.saturating_mul(WIDEST)).min(query.most_candidates).max(first.pool);
+        let mut answer = self.round(&prepared, first, scratch)?;
+        for _ in 1..ROUNDS {
+            let Some(reach) = self.further(query, &answer, most) else { break };
+            let mut next = match self.round(&prepared, reach, scratch) {
+                Err(Error::DeadlineExceeded(_)) => break,
+                outcome => outcome?,
+            };
+            if next.stats.fraction < 1.0 {
+                answer.stats.add(&SearchStats { fraction: 1.0, ..next.stats });
+                break;
+            }
+            next.stats.add(&answer.stats);
+            answer = next;
+        }
+        answer.hits.drain(..query.offset.min(answer.hits.len()));
+        Ok(answer)
     }
 
-    /// How many times the default effort a query takes that does not say how much: where bids decide, good ads lie further away.
-    fn wider_for(&self, query: &AdQuery) -> usize {
-        let AdQuery { params, ranking, .. } = query;
-        let says = params.nprobe > 0 || params.candidates > 0 || params.recall_target > 0.0 || params.exact;
-        if ranking.by == RankBy::Relevance || says { 1 } else { WIDER_FOR_BIDS }
+    /// How far another round goes, if one may make the list longer; `most`: candidates of a vector.
+    fn further(&self, query: &AdQuery, answer: &AdAnswer, most: usize) -> Option<Reach> {
+        let AdAnswer { reach, scanned, dropped, .. } = answer;
+        let full = answer.hits.len() >= query.offset + query.limit;
+        if full || answer.stats.fraction < 1.0 || !query.is_reordered() {
+            return None;
+        }
+        let (mut further, lists) = (*reach, self.snapshot.base().index().manifest().lists);
+        if scanned.iter().any(|vector| vector.candidates >= reach.pool) {
+            further.pool = (reach.pool * WIDER).min(most);
+        }
+        // Where the threshold keeps most candidates out, what lies further away would not pass it either.
+        let verified: usize = scanned.iter().map(|vector| vector.candidates).sum();
+        let near = 2 * dropped.irrelevant <= verified as u64;
+        let more_lists = scanned.iter().any(|vector| (1..lists).contains(&vector.lists));
+        // Under load a short list is a part of less effort.
+        if query.leaves_lists_open() && query.effort >= 1.0 && near && more_lists {
+            further.lists = (reach.lists * WIDER).min(lists);
+        }
+        (further != *reach).then_some(further)
     }
 
     /// Makes a query ready for this version.
@@ -206,21 +290,26 @@ impl View<'_> {
         if query.vectors.is_empty() {
             return Err(Error::params("vectors", "there is none; give at least one query vector"));
         }
+        if query.params.sparse_weight > 0.0 && query.ranking.by != RankBy::Relevance {
+            let reason =
+                format!("{} stands beside a ranking by revenue, where codes contain bids", query.params.sparse_weight);
+            return Err(Error::params("sparse_weight", format!("{reason}; leave it out, or rank by relevance")));
+        }
         if query.filter.is_empty() {
             return Ok(Prepared { query, predicate: None });
         }
         Ok(Prepared { query, predicate: Some(self.columns()?.compile(&query.filter)?) })
     }
 
-    /// One search with every vector among `pool` candidates, ranked.
-    fn round(&self, prepared: &Prepared<'_>, pool: usize, scratch: &mut Scratch) -> Result<AdAnswer> {
+    /// One search with every vector, ranked.
+    fn round(&self, prepared: &Prepared<'_>, reach: Reach, scratch: &mut Scratch) -> Result<AdAnswer> {
         let query = prepared.query;
         let counts = Counts::default();
-        let mut answer =
-            AdAnswer { stats: SearchStats { fraction: 1.0, ..SearchStats::default() }, ..AdAnswer::default() };
+        let stats = SearchStats { fraction: 1.0, ..SearchStats::default() };
+        let mut answer = AdAnswer { stats, reach, ..AdAnswer::default() };
         let mut candidates = Vec::new();
         for (number, (vector, _)) in query.vectors.iter().enumerate() {
-            let found = self.candidates(prepared, vector, pool, &counts, scratch, &mut answer.stats)?;
+            let found = self.candidates(prepared, vector, &counts, scratch, &mut answer)?;
             candidates
                 .extend(found.into_iter().map(|(key, place, score)| self.candidate(query, key, place, score, number)));
         }
@@ -231,54 +320,45 @@ impl View<'_> {
         candidates.retain(|candidate| !query.block.keys.contains(&candidate.key));
         let listed = before - candidates.len();
         let relevant = candidates.iter().filter(|c| query.ranking.is_relevant(c.relevance)).count();
-        answer.dropped = Dropped {
-            dead: counts.dead.get(),
-            ineligible: counts.ineligible.get(),
-            blocked: counts.blocked.get() + listed as u64,
-            irrelevant: (candidates.len() - relevant) as u64,
-            ranked_out: 0,
-        };
+        answer.dropped = counts.dropped();
+        answer.dropped.blocked += listed as u64;
+        answer.dropped.irrelevant = (candidates.len() - relevant) as u64;
         query.ranking.apply(&mut candidates, query.offset + query.limit, &mut |c, name| self.capped_value(c, name));
         answer.dropped.ranked_out = (relevant - candidates.len()) as u64;
         answer.hits = candidates;
         Ok(answer)
     }
 
-    /// Rows and fresh ads that may be shown, the best `pool` of each for one vector, with exact scores.
+    /// Rows and fresh ads that may be shown, the best of each for one vector, with exact scores; notes in `answer` what that cost.
     fn candidates(
         &self,
         prepared: &Prepared<'_>,
         vector: &[f32],
-        pool: usize,
         counts: &Counts,
         scratch: &mut Scratch,
-        stats: &mut SearchStats,
+        answer: &mut AdAnswer,
     ) -> Result<Vec<(Key, Place, f32)>> {
-        let query = prepared.query;
+        let (query, reach) = (prepared.query, answer.reach);
         let allow = |row: Row| self.admits_row(query, row, counts);
-        let mut params = query.params_for(query.offset + query.limit);
-        if self.wider_for(query) > 1 {
-            params.nprobe = self.snapshot.base().index().manifest().default_nprobe * self.wider_for(query);
-        }
-        let mut selection = self.selection(prepared, &allow);
-        if query.is_reordered() {
-            selection.keep = pool;
-        }
-        if params.recall_target == 0.0 {
-            params.candidates = pool;
-        }
+        let (params, selection) = (engine_params(query, reach), self.selection(prepared, reach, &allow));
         let mut hits: Vec<Hit> = Vec::new();
-        let base = self.snapshot.base();
-        let searched = base.search_selected(vector, &params, &selection, scratch, &mut hits)?;
-        stats.add(&searched);
+        let searched = self.snapshot.base().search_selected(vector, &params, &selection, scratch, &mut hits)?;
+        answer.stats.add(&searched);
+        let (lists, candidates) = (searched.lists_probed as usize, searched.candidates as usize);
+        answer.scanned.push(Scanned { lists, candidates });
         let mut found: Vec<(Key, Place, f32)> =
             hits.iter().map(|hit| (hit.key, Place::Base(hit.row), hit.score)).collect();
-        self.fresh_candidates(prepared, vector, pool, counts, &mut found)?;
+        self.fresh_candidates(prepared, vector, reach.pool, counts, &mut found)?;
         Ok(found)
     }
 
     /// What a search of the version may find.
-    fn selection<'s>(&'s self, prepared: &'s Prepared<'_>, allow: &'s dyn Fn(Row) -> bool) -> Selection<'s> {
+    fn selection<'s>(
+        &'s self,
+        prepared: &'s Prepared<'_>,
+        reach: Reach,
+        allow: &'s dyn Fn(Row) -> bool,
+    ) -> Selection<'s> {
         let query = prepared.query;
         // Where nothing can be refused nobody has to be asked.
         let asks =
@@ -291,14 +371,16 @@ impl View<'_> {
                 RankBy::Ecpm { alpha } => Some(self.values.bonus(alpha)),
                 RankBy::Relevance => None,
             },
-            keep: 0,
+            keep: if query.is_reordered() { reach.pool } else { 0 },
         }
     }
 
-    /// How many rows have better codes than `row` for a query vector; see [`crate::search::Searcher::code_rank`].
+    /// How many rows have better codes than `row` for a query vector in a round that goes so far; see
+    /// [`crate::search::Searcher::code_rank`].
     pub(super) fn code_rank(
         &self,
         query: &AdQuery,
+        reach: Reach,
         vector: &[f32],
         row: Row,
         scratch: &mut Scratch,
@@ -306,8 +388,7 @@ impl View<'_> {
     ) -> Result<Option<usize>> {
         let (prepared, counts) = (self.prepare(query)?, Counts::default());
         let allow = |row: Row| self.admits_row(query, row, &counts);
-        let params = query.params_for(query.offset + query.limit);
-        let selection = self.selection(&prepared, &allow);
+        let (params, selection) = (engine_params(query, reach), self.selection(&prepared, reach, &allow));
         self.snapshot.base().code_rank(vector, &params, &selection, row, most, scratch)
     }
 
@@ -353,9 +434,22 @@ impl View<'_> {
         true
     }
 
-    /// Who answers for a fresh ad.
+    /// Who answers for a fresh ad; looked up once, then kept with it until the ad gets a record of its own.
     fn owner_of_fresh(&self, place: usize) -> Owner {
         let Some(row) = self.snapshot.delta_row(place) else { return Owner::NONE };
+        let noted = row.tag().load(Relaxed);
+        if noted != UNTAGGED {
+            return Owner::from_bits(noted);
+        }
+        let owner = self.look_up_owner(&row);
+        // Whoever gave the ad its first record in the meantime has noted it, and knows better.
+        match row.tag().compare_exchange(UNTAGGED, owner.to_bits(), Relaxed, Relaxed) {
+            Ok(_) => owner,
+            Err(noted) => Owner::from_bits(noted),
+        }
+    }
+
+    fn look_up_owner(&self, row: &DeltaRow<'_>) -> Owner {
         let group = || row.attributes().get(&self.settings.group_attribute).and_then(as_group);
         let own = self.control.owner_of_ad(row.key());
         own.or_else(|| group().map(|id| self.control.owner_of_group(id))).unwrap_or(Owner::NONE)
@@ -363,11 +457,22 @@ impl View<'_> {
 
     /// What the control table says of a place.
     pub fn standing(&self, place: Place) -> Standing {
-        self.epoch.standing(match place {
+        self.epoch.standing(self.owner_at(place))
+    }
+
+    /// Id of the ad group of what lies at a place; 0: none. Also of one that became known after the request had begun, of which its epoch says
+    /// nothing.
+    pub fn ad_group(&self, place: Place) -> u64 {
+        let owner = self.owner_at(place);
+        self.control.epoch().standing(owner).ad_group
+    }
+
+    fn owner_at(&self, place: Place) -> Owner {
+        match place {
             Place::Base(row) => self.owners.of(row),
             Place::Delta(place) => self.owner_of_fresh(place),
             Place::Nowhere => Owner::NONE,
-        })
+        }
     }
 
     /// Attributes of the version.
@@ -433,6 +538,15 @@ impl View<'_> {
             Value::Boolean(truth) => Some(u64::from(truth)),
             Value::Keywords(texts) => hash(texts.join("\0").as_bytes()),
         }
+    }
+}
+
+/// What a round asks of the engine.
+fn engine_params(query: &AdQuery, reach: Reach) -> SearchParams {
+    let params = query.params_for(query.offset + query.limit);
+    match params.recall_target > 0.0 {
+        true => params,
+        false => SearchParams { nprobe: reach.lists, candidates: reach.pool, ..params },
     }
 }
 

@@ -3,6 +3,7 @@
 //! One thread, which ends with the collection. An error is logged by whoever is told of it, and tried again later; nothing
 //! here may stop serving.
 
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
@@ -17,14 +18,32 @@ const LOOK: Duration = Duration::from_millis(250);
 const FLIGHTS: Duration = Duration::from_secs(30);
 /// Least time between two refreshes.
 const REFRESH: Duration = Duration::from_secs(1);
-/// After a compaction that failed.
+/// After something that failed.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// When what was last done.
 struct Clock {
     refreshed: Instant,
     refreshed_all: Instant,
-    failed: Option<Instant>,
+    checkpoint: Retry,
+    tidying: Retry,
+    compaction: Retry,
+}
+
+/// When something failed the last time, if it did.
+#[derive(Default)]
+struct Retry(Option<Instant>);
+
+impl Retry {
+    fn is_due(&self) -> bool {
+        self.0.is_none_or(|failed| failed.elapsed() >= PATIENCE)
+    }
+
+    /// Reports a failure, and waits before the next attempt; whether it went well.
+    fn note<T>(&mut self, what: &'static str, outcome: Result<T>, report: &dyn Fn(&'static str, &Error)) -> bool {
+        self.0 = outcome.as_ref().err().map(|_| Instant::now());
+        outcome.inspect_err(|error| report(what, error)).is_ok()
+    }
 }
 
 impl Collection {
@@ -52,15 +71,16 @@ impl Collection {
         if self.options.state.is_none() {
             return;
         }
-        if let Err(error) = self.control.checkpoint(CHECKPOINT_BYTES) {
-            report("checkpoint of the control table", &error);
+        if clock.checkpoint.is_due() {
+            let done = self.control.checkpoint(CHECKPOINT_BYTES);
+            clock.checkpoint.note("checkpoint of the control table", done, report);
         }
-        if clock.failed.is_none_or(|failed| failed.elapsed() >= PATIENCE) && self.wants_compaction() {
-            clock.failed = None;
-            if let Err(error) = self.compact(&Silent) {
-                clock.failed = Some(Instant::now());
-                report("compaction", &error);
-            }
+        if clock.tidying.is_due() && self.untidy.swap(false, Relaxed) {
+            let tidy = clock.tidying.note("removing what no version needs", self.tidy(), report);
+            self.untidy.fetch_or(!tidy, Relaxed);
+        }
+        if clock.compaction.is_due() && self.wants_compaction() {
+            clock.compaction.note("compaction", self.compact(&Silent), report);
         }
     }
 
@@ -74,13 +94,21 @@ impl Collection {
         let most = self.options.compact_changes;
         let changes =
             |active| self.live.over(active).map_or(0, |snapshot| snapshot.delta_rows() + snapshot.tombstones());
-        most > 0 && changes(&self.active().searcher) >= most
+        // Compacting what somebody has just gone back to would take it from them again.
+        let serving = self.serving.load();
+        most > 0 && !serving.rolled_back && changes(&serving.active.searcher) >= most
     }
 }
 
 fn keep_up(collection: &Weak<Collection>, report: &dyn Fn(&'static str, &Error)) {
     let now = Instant::now();
-    let mut clock = Clock { refreshed: now, refreshed_all: now, failed: None };
+    let mut clock = Clock {
+        refreshed: now,
+        refreshed_all: now,
+        checkpoint: Retry::default(),
+        tidying: Retry::default(),
+        compaction: Retry::default(),
+    };
     loop {
         std::thread::sleep(LOOK);
         match collection.upgrade() {

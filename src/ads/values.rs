@@ -12,8 +12,12 @@ use super::rank::value_micros;
 use crate::search::Bonus;
 use crate::types::Row;
 
-/// Levels of a logarithm above the lowest one, which is for rows without any value.
-const LEVELS: f32 = 254.0;
+/// The highest level.
+const HIGHEST: f32 = 255.0;
+/// Level of the lowest value. Level 0 is for rows without any: the levels between keep it apart from what pays little.
+const GAP: f32 = 64.0;
+/// What is worth nothing lies at least so many times below the lowest value.
+const WORTHLESS: f32 = 1e3;
 /// Values further apart than this factor do not get further apart on the scale: nothing that cheap reaches a list of hits.
 const WIDEST: f32 = 1e6;
 
@@ -41,20 +45,9 @@ impl Values {
                 (value_micros(&standing, default_ctr) as f32).ln()
             })
             .collect();
-        let most = logs.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-        let lowest = logs.iter().copied().filter(|log| log.is_finite()).fold(f32::INFINITY, f32::min);
         let refused = refused as f32 / owners.rows().max(1) as f32;
-        if !most.is_finite() {
-            // No row is worth anything: all alike.
-            return Values { levels: vec![0; logs.len()], least: 0.0, step: 0.0, refused, epoch: epoch.number() };
-        }
-        let lowest = lowest.max(most - WIDEST.ln());
-        let step = ((most - lowest) / LEVELS).max(f32::MIN_POSITIVE);
-        // Level 1 is `lowest`; level 0 lies a step below it, which is far enough for what is worth nothing among the best.
-        let level =
-            |log: f32| if log.is_finite() { ((log - lowest) / step).round().clamp(0.0, LEVELS) as u8 + 1 } else { 0 };
-        let levels = logs.into_iter().map(level).collect();
-        Values { levels, least: lowest - step, step, refused, epoch: epoch.number() }
+        let (levels, least, step) = levels(&logs);
+        Values { levels, least, step, refused, epoch: epoch.number() }
     }
 
     /// The epoch that gave them.
@@ -75,5 +68,41 @@ impl Values {
     /// Bytes in memory.
     pub fn memory_bytes(&self) -> usize {
         self.levels.len()
+    }
+}
+
+/// The level of every logarithm of a value, the logarithm that level 0 stands for, and the distance of two levels.
+fn levels(logs: &[f32]) -> (Vec<u8>, f32, f32) {
+    let most = logs.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    if !most.is_finite() {
+        // No row is worth anything: all alike.
+        return (vec![0; logs.len()], 0.0, 0.0);
+    }
+    let lowest = logs.iter().copied().filter(|log| log.is_finite()).fold(f32::INFINITY, f32::min);
+    let lowest = lowest.max(most - WIDEST.ln());
+    let step = ((most - lowest) / (HIGHEST - GAP)).max(WORTHLESS.ln() / GAP);
+    let level = |&log: &f32| match log.is_finite() {
+        true => (GAP + (log - lowest) / step).round().clamp(GAP, HIGHEST) as u8,
+        false => 0,
+    };
+    (logs.iter().map(level).collect(), lowest - GAP * step, step)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_worth_nothing_lies_far_below_all_that_pays() {
+        for bids in [vec![1.0, 1.0], vec![1.0, 2.0, 50.0], vec![1.0, 1e6], vec![1e-9, 1.0]] {
+            let mut logs: Vec<f32> = bids.iter().map(|bid: &f32| bid.ln()).collect();
+            logs.push(f32::NEG_INFINITY);
+            let (levels, least, step) = levels(&logs);
+            let log_at = |row: usize| least + step * f32::from(levels[row]);
+            let (nothing, most) = (bids.len(), bids.len() - 1);
+            assert!(log_at(0) - log_at(nothing) > 0.99 * WORTHLESS.ln(), "{bids:?} {levels:?}");
+            assert!((log_at(most) - logs[most]).abs() <= 0.51 * step, "{bids:?} {levels:?}");
+        }
+        assert_eq!(levels(&[f32::NEG_INFINITY; 2]), (vec![0, 0], 0.0, 0.0));
     }
 }

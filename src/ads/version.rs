@@ -9,7 +9,7 @@ use super::registry::VersionRef;
 use super::sampled::SampledRows;
 use super::search::AdSettings;
 use super::values::Values;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::index::OpenOptions;
 use crate::search::Searcher;
 
@@ -49,6 +49,22 @@ impl Version {
         let sample = SampledRows::new(searcher.rows(), SAMPLED_ROWS, 1);
         let at = VersionRef { path, id: searcher.version().to_string() };
         Ok(Version { at, searcher, owners, sample, values: RwLock::new(Arc::new(values)) })
+    }
+
+    /// Refuses an index that is not the one that was in its folder.
+    ///
+    /// # Errors
+    /// `Mismatch`.
+    pub fn check_id(&self, at: &VersionRef) -> Result<()> {
+        if self.at.id == at.id {
+            return Ok(());
+        }
+        let what = format!(
+            "the index in {} (put the version back that was there, or remove versions.json from the state folder to start with the \
+             index that is named on the command line)",
+            at.path.display()
+        );
+        Err(Error::mismatch(what, format!("version {}", at.id), format!("version {}", self.at.id)))
     }
 
     /// What its rows were worth a moment ago.

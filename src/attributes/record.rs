@@ -56,7 +56,7 @@ pub(super) fn parse_value(kind: AttributeType, json: &Json) -> Result<Value, Str
     })
 }
 
-/// The integer of a JSON number, also of one written with a fraction that is zero.
+/// The integer of a JSON number that is written without a fraction or an exponent.
 pub(super) fn integer(number: &serde_json::Number) -> Option<i64> {
     number.as_i64().filter(|&number| number != i64::MIN)
 }

@@ -22,6 +22,8 @@ pub(super) struct Surveyed {
     /// How the cells of a table are read.
     pub(super) cells: BTreeMap<String, Cells>,
     left_out: Vec<String>,
+    /// Bytes of all records as text.
+    pub(super) text_bytes: u64,
 }
 
 /// What has become of one attribute of the records.
@@ -58,40 +60,38 @@ pub(super) fn survey(spec: &BuildSpec, rows: u64, watch: &dyn Watch) -> Result<O
     let declared = spec.attribute_types.iter();
     let mut cells: BTreeMap<String, Cells> =
         declared.filter_map(|(name, declared)| how(declared).map(|how| (name.clone(), how))).collect();
-    let (survey, file) = pass(spec, path, rows, &cells, watch)?;
+    let (mut survey, file, mut text_bytes) = pass(spec, path, rows, &cells, watch)?;
     let mixed = if file.is_table() { survey.mixed_with_strings() } else { Vec::new() };
-    let survey = match mixed.is_empty() {
-        true => survey,
-        false => {
-            cells.extend(mixed.into_iter().map(|name| (name, Cells::Strings)));
-            pass(spec, path, rows, &cells, watch)?.0
-        }
-    };
-    Ok(Some(Surveyed { layout: survey.finish()?, cells, left_out: file.left_out().to_vec() }))
+    if !mixed.is_empty() {
+        cells.extend(mixed.into_iter().map(|name| (name, Cells::Strings)));
+        (survey, _, text_bytes) = pass(spec, path, rows, &cells, watch)?;
+    }
+    Ok(Some(Surveyed { layout: survey.finish()?, cells, left_out: file.left_out().to_vec(), text_bytes }))
 }
 
-/// One pass over all records.
+/// One pass over all records; also returns the bytes of their text.
 fn pass(
     spec: &BuildSpec,
     path: &Path,
     rows: u64,
     cells: &BTreeMap<String, Cells>,
     watch: &dyn Watch,
-) -> Result<(Survey, FieldFile)> {
+) -> Result<(Survey, FieldFile, u64)> {
     watch.begin("survey attributes", rows);
     let mut file = FieldFile::open(path, rows)?;
     file.set_cells(cells);
     let mut survey = Survey::new(path, &spec.attribute_types, spec.memory_limit / SHARE);
-    let mut text = String::new();
+    let (mut text, mut text_bytes) = (String::new(), 0);
     for row in 0..rows {
         file.read(&mut text)?;
+        text_bytes += text.len() as u64;
         survey.add(&parse_object(path, row, text.as_bytes())?)?;
         if row % STEP == STEP - 1 || row == rows - 1 {
             watch.check()?;
             watch.advance(row % STEP + 1);
         }
     }
-    Ok((survey, file))
+    Ok((survey, file, text_bytes))
 }
 
 /// The object that a record is.

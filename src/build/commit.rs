@@ -35,7 +35,7 @@ impl<'v> Commit<'v> {
     /// `InvalidParams` if the directory holds other things than an index, or another build is at work in it.
     pub(crate) fn begin(vfs: &'v dyn Vfs, dir: &Path) -> Result<Commit<'v>> {
         create_dir_durably(vfs, dir)?;
-        let lock = lock_dir(dir, "output", "another build is at work in")?;
+        let lock = lock_dir(vfs, dir, "output", "another build is at work in")?;
         check_ours(vfs, dir)?;
         remove_stale(vfs, dir)?;
         let (files, spill) = (dir.join(WORK).join("files"), dir.join(WORK).join("spill"));

@@ -14,7 +14,8 @@
 //! what is stored. A block of rows is mapped where it is needed; nothing mapped is kept beside the records.
 //!
 //! Until that rename the directory holds the old version (or none), after it the new one. Leftovers of a killed build
-//! are removed by the next. The same input, seed and parameters make the same bytes at any number of threads.
+//! are removed by the next. The same input, seed and parameters make the same bytes at any number of threads up to 16; more threads
+//! may leave a small memory limit less room for the sample.
 
 mod attributes;
 mod commit;
@@ -38,7 +39,7 @@ pub use texts::{EncodedTexts, TextInput, encode_texts};
 pub(crate) use write::{Output, Written};
 
 use ndarray::ArrayView2;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Mutex;
 use std::time::Instant;
 
@@ -89,7 +90,9 @@ pub fn build_on(vfs: &dyn Vfs, spec: &BuildSpec, watch: &dyn Watch) -> Result<Bu
         Passes { spec, plan: &plan, cells, quantizer: &quantizer, vfs, dir: commit.temporary(), watch: &timer };
     let assigned = passes.assign(file.reopen()?)?;
     let format = SpillFormat::new(spec, &plan);
-    let buckets = Buckets::new(&assigned.counts, format.row_bytes(), plan.bucket_bytes);
+    // Lists differ in the text of their records, so this is their mean.
+    let text_bytes = surveyed.as_ref().map_or(0, |surveyed| surveyed.text_bytes.div_ceil(plan.rows.max(1)));
+    let buckets = Buckets::new(&assigned.counts, format.row_bytes() + text_bytes, plan.bucket_bytes);
     let (spill, companions) = passes.encode(file, &buckets)?;
     let index_id = index_id(spec, &quantizer, &assigned, &companions, surveyed.as_ref());
     let output = Output {
@@ -274,9 +277,19 @@ fn report(
 
 /// Peak resident memory of this process, or 0 where the system does not tell.
 pub fn peak_memory() -> u64 {
-    let status = std::fs::read_to_string(PathBuf::from("/proc/self/status")).unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-    line.and_then(|l| l.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok()).map_or(0, |kib| kib << 10)
+    memory_of_process("VmHWM:").unwrap_or(0)
+}
+
+/// Resident memory of this process, where the system tells.
+pub fn resident_memory() -> Option<u64> {
+    memory_of_process("VmRSS:")
+}
+
+/// The bytes that a line of `/proc/self/status` says.
+fn memory_of_process(name: &str) -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix(name))?;
+    line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok().map(|kib| kib << 10)
 }
 
 /// Passes everything on to another watch, and times the phases.

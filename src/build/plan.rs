@@ -36,6 +36,13 @@ const MOST_CODE_ROWS: u64 = 65_536;
 const CODE_COPIES: f64 = 3.5;
 /// Above this dimension a rotation costs a query more than it gains: d^2 against the 16 d or 256 d of its tables.
 const MOST_OPQ_DIM: usize = 512;
+/// What a thread of the passes takes: a tile of scores.
+const THREAD_BYTES: u64 = 1 << 20;
+/// The same rows are trained on with any number of threads up to this.
+const SAME_THREADS: u64 = 16;
+/// Rows, and bytes beside them, that a build needs room for.
+const LEAST_ROWS: u64 = 4096;
+const LEAST_FREE: u64 = 8 << 20;
 /// Most rows of a chunk of input.
 const MOST_CHUNK_ROWS: u64 = 16_384;
 
@@ -73,7 +80,7 @@ pub struct Plan {
     pub chunk_rows: u64,
     /// Budget of one bucket of the shuffle.
     pub bucket_bytes: u64,
-    /// Bytes of the temporary shuffle files.
+    /// Bytes of the temporary shuffle files, without the text of records.
     pub spill_bytes: u64,
     /// Bytes of the finished index.
     pub disk_bytes: u64,
@@ -174,8 +181,10 @@ impl Plan {
         let threads = rayon::current_num_threads() as u64;
         // k-means has old and new centroids beside the quantizer's; every thread that assigns has a tile of scores, and
         // what heads make of a block of rows.
-        let moving = 2 * lists as u64 * dim as u64 * 4 + threads * ((1 << 20) + learned.block_bytes);
-        let least = fixed + moving + 4096 * row + (8 << 20);
+        let moving_with =
+            |threads: u64| 2 * lists as u64 * dim as u64 * 4 + threads * (THREAD_BYTES + learned.block_bytes);
+        let moving = moving_with(threads);
+        let least = fixed + moving + LEAST_ROWS * row + LEAST_FREE;
         if spec.memory_limit < least {
             return Err(Error::params(
                 "memory_limit",
@@ -187,9 +196,12 @@ impl Plan {
             ));
         }
         let free = spec.memory_limit - fixed - moving;
+        // What is trained on decides every byte of the index, so it must not depend on the threads.
+        let for_training = (spec.memory_limit - fixed).saturating_sub(moving_with(threads.max(SAME_THREADS)));
+        let for_training = for_training.max(LEAST_ROWS * row + LEAST_FREE).min(free);
         let sample_rows =
-            (lists as u64 * SAMPLE_PER_LIST).max(LEAST_SAMPLE).min(rows).min(free * 2 / 5 / (row * 5 / 4));
-        let code_budget = (free * 2 / 5) as f64 / (row as f64 * CODE_COPIES);
+            (lists as u64 * SAMPLE_PER_LIST).max(LEAST_SAMPLE).min(rows).min(for_training * 2 / 5 / (row * 5 / 4));
+        let code_budget = (for_training * 2 / 5) as f64 / (row as f64 * CODE_COPIES);
         let code_rows = MOST_CODE_ROWS.min(sample_rows).min(code_budget as u64).max(1);
         // Whole blocks: where a chunk ends must not change what is assigned together.
         let block = Coarse::rows_for(lists > FLAT_LISTS).next_multiple_of(BLOCK) as u64;
@@ -317,6 +329,18 @@ mod tests {
                 assert!(plan.chunk_rows > 0 && plan.chunk_rows.is_multiple_of(BLOCK as u64), "chunks are whole blocks");
             }
         }
+    }
+
+    #[test]
+    fn what_is_trained_on_does_not_depend_on_the_threads() {
+        let spec = BuildSpec { memory_limit: 128 << 20, ..spec() };
+        let samples = |threads| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            let plan = pool.install(|| Plan::new(&spec, 2_000_000, 128)).unwrap();
+            (plan.sample_rows, plan.code_rows)
+        };
+        assert_eq!([1, 5, 16].map(samples), [samples(2); 3]);
+        assert!(samples(2).0 < LEAST_SAMPLE.max(2048 * SAMPLE_PER_LIST), "the memory limit cuts it short");
     }
 
     #[test]

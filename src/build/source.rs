@@ -153,7 +153,9 @@ pub(super) struct Companions {
     keys: Option<KeyFile>,
     fields: Option<FieldFile>,
     text: String,
-    hasher: blake3::Hasher,
+    /// Of keys and of fields: one of both would depend on how many rows are read at a time.
+    key_hasher: blake3::Hasher,
+    field_hasher: blake3::Hasher,
 }
 
 impl Companions {
@@ -164,7 +166,8 @@ impl Companions {
         if let Some((fields, cells)) = fields.as_mut().zip(cells) {
             fields.set_cells(cells);
         }
-        Ok(Companions { keys, fields, text: String::new(), hasher: blake3::Hasher::new() })
+        let (key_hasher, field_hasher) = Default::default();
+        Ok(Companions { keys, fields, text: String::new(), key_hasher, field_hasher })
     }
 
     /// The keys of the next rows, the first of which is `first`.
@@ -173,7 +176,7 @@ impl Companions {
             Some(file) => file.read(out)?,
             None => out.iter_mut().zip(first..).for_each(|(key, row)| *key = row),
         }
-        self.hasher.update(bytemuck::cast_slice(out));
+        self.key_hasher.update(bytemuck::cast_slice(out));
         Ok(())
     }
 
@@ -181,14 +184,17 @@ impl Companions {
     pub(super) fn next_fields(&mut self) -> Result<&str> {
         if let Some(file) = &mut self.fields {
             file.read(&mut self.text)?;
-            self.hasher.update(self.text.as_bytes());
+            self.field_hasher.update(self.text.as_bytes());
         }
         Ok(&self.text)
     }
 
     /// A hash of all keys and fields read.
     pub(super) fn hash(&self) -> [u8; 32] {
-        self.hasher.finalize().into()
+        let mut both = blake3::Hasher::new();
+        both.update(self.key_hasher.finalize().as_bytes());
+        both.update(self.field_hasher.finalize().as_bytes());
+        both.finalize().into()
     }
 }
 
@@ -211,6 +217,24 @@ mod tests {
         assert_eq!(cut.last().unwrap(), &[2_043]);
         let dense: Vec<u64> = (0..5_000).collect();
         assert!(runs(&dense).iter().all(|run| run.len() <= 1024));
+    }
+
+    #[test]
+    fn the_hash_of_companions_does_not_depend_on_how_many_are_read_at_a_time() {
+        let dir = tempfile::tempdir().unwrap();
+        let (keys, records) = (dir.path().join("keys.txt"), dir.path().join("records.jsonl"));
+        std::fs::write(&keys, "5\n6\n7\n8\n").unwrap();
+        std::fs::write(&records, "{\"a\": 1}\n{\"a\": 2}\n{}\n{\"a\": 4}\n").unwrap();
+        let spec = BuildSpec { keys: Some(keys), attributes: Some(records), ..BuildSpec::new("in.npy", "out") };
+        let hash = |chunk: usize| {
+            let mut companions = Companions::open(&spec, 4, None).unwrap();
+            for first in (0..4).step_by(chunk) {
+                companions.keys(first as u64, &mut vec![0; chunk]).unwrap();
+                (0..chunk).for_each(|_| drop(companions.next_fields().unwrap().to_string()));
+            }
+            companions.hash()
+        };
+        assert_eq!((hash(1), hash(2)), (hash(4), hash(4)));
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::io::Write;
 use bigrain::error::Result;
 use clap::Args;
 
-use super::{SettingsOptions, printed};
+use super::{StateOptions, printed};
 
 /// Print the settings that `serve` would run with, each with its origin
 ///
@@ -14,7 +14,7 @@ use super::{SettingsOptions, printed};
 #[derive(Args)]
 pub(super) struct Options {
     #[command(flatten)]
-    settings: SettingsOptions,
+    settings: StateOptions,
     /// Print JSON
     #[arg(long)]
     json: bool,

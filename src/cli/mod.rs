@@ -47,12 +47,42 @@ struct SettingsOptions {
     set: Vec<(String, String)>,
 }
 
+/// Where changes are kept; shared by the commands that serve what there is.
+#[derive(Args)]
+struct StateOptions {
+    /// Folder for what changes while serving: ads, control table, versions [default: none, read-only]
+    #[arg(long, value_name = "DIR")]
+    state: Option<PathBuf>,
+    /// Folder of the text encoder for queries in words [default: the one that the index was built with]
+    #[arg(long, value_name = "DIR")]
+    encoder: Option<PathBuf>,
+    #[command(flatten)]
+    settings: SettingsOptions,
+}
+
+impl StateOptions {
+    /// [`SettingsOptions::load`], with the folders for what changes and of the encoder.
+    fn load(&self) -> Result<Settings> {
+        let folders = [("ads.state", &self.state), ("encoder.path", &self.encoder)];
+        let named = |(key, folder): (&'static str, &Option<PathBuf>)| {
+            Some((key, folder.as_ref()?.to_string_lossy().into_owned()))
+        };
+        self.settings.load_with(folders.into_iter().filter_map(named).collect())
+    }
+}
+
 impl SettingsOptions {
     /// The settings in force: flags over environment over file over defaults.
     fn load(&self) -> Result<Settings> {
+        self.load_with(Vec::new())
+    }
+
+    /// [`SettingsOptions::load`], with the values of flags that only some commands have.
+    fn load_with(&self, others: Vec<(&str, String)>) -> Result<Settings> {
         let mut flags: Vec<(&str, String)> =
             self.set.iter().map(|(key, value)| (key.as_str(), value.clone())).collect();
         flags.extend(self.listen.clone().map(|address| ("server.listen", address)));
+        flags.extend(others);
         let environment = std::env::vars_os().filter_map(|(n, v)| Some((n.into_string().ok()?, v.into_string().ok()?)));
         Settings::load(self.config.as_deref(), environment, &flags)
     }

@@ -1,5 +1,6 @@
 //! `bigrain search`: queries from a file or from the command line, answered without a server.
 
+use std::collections::HashMap;
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
@@ -13,6 +14,8 @@ use serde_json::{Map, Value, json};
 use super::printed;
 use super::table::{Line, table};
 
+/// Codes among which those of hits are looked for, to explain them.
+const EXPLAINED: usize = 100_000;
 /// Queries read and searched at a time: enough for all cores, little memory.
 const CHUNK: u64 = 1024;
 
@@ -67,6 +70,10 @@ pub(super) struct Options {
     /// What is kept in memory of every dense vector, to score candidates without a read: none or int8
     #[arg(long, value_name = "TIER", default_value_t = Tier::None)]
     dense_tier: Tier,
+    /// Say of each hit where it was found: its list, how many lists are more promising, the score of its code (of the best hundred
+    /// thousand) and of its dense vector
+    #[arg(long)]
+    explain: bool,
     /// Print one JSON object a query
     #[arg(long)]
     json: bool,
@@ -149,9 +156,12 @@ fn print(
     if options.vector.is_some() && queries.len() != searcher.dim() {
         return Err(Error::mismatch("dimension of the query", searcher.dim(), queries.len()));
     }
-    for (number, (hits, stats)) in searcher.search_batch(queries, params)?.iter().enumerate() {
-        let number = first + number as u64;
-        let lines = hits.iter().map(|hit| line(searcher, hit)).collect::<Result<Vec<_>>>()?;
+    let answers = searcher.search_batch(queries, params)?;
+    for ((number, query), (hits, stats)) in (first..).zip(queries.chunks(searcher.dim())).zip(&answers) {
+        let mut lines = hits.iter().map(|hit| line(searcher, hit)).collect::<Result<Vec<_>>>()?;
+        if options.explain {
+            explain(searcher, params, query, hits, &mut lines)?;
+        }
         let text = if options.json { json_line(number, &lines, stats) } else { people(number, &lines, stats) };
         printed(out.write_all(text.as_bytes()))?;
     }
@@ -164,13 +174,42 @@ pub(super) fn line(searcher: &Searcher, hit: &Hit) -> Result<Line> {
         Some(Ok(Value::Object(fields))) => fields,
         _ => Map::new(),
     };
-    Ok(Line { key: hit.key, score: hit.score, fields })
+    Ok(Line { key: hit.key, score: hit.score, fields, found: Map::new() })
+}
+
+/// Notes at the lines where their hits were found: lists as the query ranks them, codes as a scan of these lists scores them.
+fn explain(searcher: &Searcher, params: &SearchParams, query: &[f32], hits: &[Hit], lines: &mut [Line]) -> Result<()> {
+    let mut scratch = searcher.scratch();
+    let ranks = searcher.list_ranks(query, &mut scratch)?;
+    let rank = |hit: &Hit| ranks[searcher.list_of(hit.row) as usize];
+    let nprobe = hits.iter().map(rank).max().unwrap_or(0) + 1;
+    let scan = SearchParams { k: params.k, nprobe, candidates: EXPLAINED, ..SearchParams::default() };
+    let mut scanned = Vec::new();
+    searcher.candidates(query, &scan, &mut scratch, &mut scanned)?;
+    let codes: HashMap<u32, f32> = scanned.into_iter().collect();
+    let shown = |score: f32| (f64::from(score) * 1e4).round() / 1e4;
+    for (hit, line) in hits.iter().zip(lines) {
+        let code = codes.get(&hit.row).copied();
+        // Without the code's share of a mixed score nobody can tell the rest.
+        let share = if params.sparse_weight > 0.0 { code.map(|code| params.sparse_weight * code) } else { Some(0.0) };
+        let dense = share.map(|share| hit.score - share);
+        let found = json!({
+            "list": searcher.list_of(hit.row), "list_rank": rank(hit), "code_score": code.map(shown), "dense_score": dense.map(shown),
+        });
+        line.found = found.as_object().cloned().unwrap_or_default();
+    }
+    Ok(())
 }
 
 fn json_line(number: u64, lines: &[Line], stats: &SearchStats) -> String {
-    let hit = |line: &Line| match line.fields.is_empty() {
-        true => json!({"key": line.key, "score": line.score}),
-        false => json!({"key": line.key, "score": line.score, "fields": line.fields}),
+    let hit = |line: &Line| {
+        let mut hit = json!({"key": line.key, "score": line.score});
+        for (name, map) in [("explain", &line.found), ("fields", &line.fields)] {
+            if !map.is_empty() {
+                hit[name] = json!(map);
+            }
+        }
+        hit
     };
     let hits: Vec<Value> = lines.iter().map(hit).collect();
     format!("{}\n", json!({"query": number, "hits": hits, "stats": stats}))

@@ -13,7 +13,7 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
-use super::SettingsOptions;
+use super::StateOptions;
 
 /// Threads that move bytes; searches have their own pool.
 const NETWORK_THREADS: usize = 2;
@@ -27,25 +27,13 @@ pub(super) struct Options {
     /// Index directory, as build-index made it
     #[arg(long, value_name = "DIR")]
     index: PathBuf,
-    /// Folder for what changes while serving: ads, control table, versions [default: none, read-only]
-    #[arg(long, value_name = "DIR")]
-    state: Option<PathBuf>,
-    /// Folder of the text encoder for queries in words [default: the one that the index was built with]
-    #[arg(long, value_name = "DIR")]
-    encoder: Option<PathBuf>,
     #[command(flatten)]
-    settings: SettingsOptions,
+    settings: StateOptions,
 }
 
 pub(super) fn run(options: &Options) -> Result<ExitCode> {
-    let mut config = options.settings.load()?.config()?;
+    let config = options.settings.load()?.config()?;
     log_to_stderr(config.log.format);
-    if let Some(state) = &options.state {
-        config.ads.state.clone_from(state);
-    }
-    if let Some(encoder) = &options.encoder {
-        config.encoder.path.clone_from(encoder);
-    }
     let service = open(&options.index, config)?;
     serve_until_signal(service, |_| Ok(()))
 }

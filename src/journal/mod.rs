@@ -37,6 +37,7 @@ pub use group::Grouped;
 use std::collections::hash_map::RandomState;
 use std::fs::File;
 use std::hash::BuildHasher;
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -47,6 +48,8 @@ use file::{HEADER, Header, LogFile};
 
 /// A file longer than this is followed by a new one.
 const FILE_BYTES: u64 = 64 << 20;
+/// No file begins with a higher number: beyond it, numbers of records could overflow.
+const MAX_FIRST: u64 = u64::MAX / 2;
 /// The longest payload, bytes.
 pub const MAX_PAYLOAD: usize = 64 << 20;
 
@@ -61,7 +64,7 @@ pub struct Journal {
     last_seq: u64,
     cut: Option<Cut>,
     /// Why nothing can be written any more.
-    broken: Option<String>,
+    broken: Option<(ErrorKind, String)>,
     /// None on simulated file systems.
     _lock: Option<File>,
 }
@@ -85,14 +88,15 @@ pub struct Cut {
 }
 
 impl Journal {
-    /// Opens the journal in `dir`, or creates one; calls `replay(seq, payload)` for every record in order.
+    /// Opens the journal in `dir`, or creates one; calls `replay(seq, payload)` for every record in order. Where the disk is too full to
+    /// go on after a torn end, all can be read and nothing appended.
     ///
     /// # Errors
     /// `Corrupt` with file and offset where a record that was durable is damaged or missing, `Unsupported` for a newer format,
     /// `InvalidParams` where the journal is open elsewhere, `Io`, and what `replay` gives. Nothing replayed may be used then.
     pub fn open(vfs: Arc<dyn Vfs>, dir: &Path, replay: &mut dyn FnMut(u64, &[u8]) -> Result<()>) -> Result<Journal> {
         create_dir_durably(&*vfs, dir)?;
-        let lock = lock_dir(dir, "journal", "another process has opened the journal in")?;
+        let lock = lock_dir(&*vfs, dir, "journal", "another process has opened the journal in")?;
         let mut spans = list_files(&*vfs, dir)?;
         let Some(first) = spans.first().map(|span| span.first) else {
             return Journal::create(vfs, dir, new_id(), 1, lock);
@@ -162,13 +166,16 @@ impl Journal {
             broken: None,
             _lock: lock,
         };
-        match tail {
-            Tail::Whole => {}
-            Tail::Unused => journal.start_file()?,
-            Tail::Torn(cut) => {
-                journal.start_file()?;
-                journal.cut = Some(cut);
-            }
+        if let Tail::Whole = tail {
+            return Ok(journal);
+        }
+        let started = journal.start_file();
+        match journal.note(started) {
+            Err(Error::Io { source, .. }) if source.kind() == ErrorKind::StorageFull => {}
+            started => started?,
+        }
+        if let Tail::Torn(cut) = tail {
+            journal.cut = Some(cut);
         }
         Ok(journal)
     }
@@ -243,7 +250,11 @@ impl Journal {
             self.note(started)?;
         }
         while self.files.len() > 1 && self.files[1].first <= seq.saturating_add(1) {
-            self.vfs.remove_file(&self.files[0].path)?;
+            match self.vfs.remove_file(&self.files[0].path) {
+                // An earlier call removed it, and could not make that durable.
+                Err(Error::Io { source, .. }) if source.kind() == ErrorKind::NotFound => {}
+                removed => removed?,
+            }
             // One at a time: a crash must not keep an older file and lose a younger one.
             self.vfs.sync_dir(&self.dir)?;
             self.files.remove(0);
@@ -270,9 +281,9 @@ impl Journal {
     fn check_writable(&self) -> Result<()> {
         match &self.broken {
             None => Ok(()),
-            Some(reason) => {
+            Some((kind, reason)) => {
                 let what = format!("an earlier write failed ({reason}); see to the disk, then restart to write again");
-                Err(Error::io(&self.current().path)(std::io::Error::other(what)))
+                Err(Error::io(&self.current().path)(io::Error::new(*kind, what)))
             }
         }
     }
@@ -280,7 +291,8 @@ impl Journal {
     /// Remembers a failed write.
     fn note(&mut self, outcome: Result<()>) -> Result<()> {
         if let Err(error) = &outcome {
-            self.broken = Some(error.to_string());
+            let kind = if let Error::Io { source, .. } = error { source.kind() } else { ErrorKind::Other };
+            self.broken = Some((kind, error.to_string()));
         }
         outcome
     }
@@ -360,7 +372,8 @@ fn list_files(vfs: &dyn Vfs, dir: &Path) -> Result<Vec<Span>> {
     let span = |path: PathBuf| {
         let name = path.file_name()?.to_str()?;
         let digits = name.strip_prefix("log-")?.strip_suffix(".bg").filter(|digits| digits.len() == 20)?;
-        let first = digits.parse().ok()?;
+        // Numbers that no journal reaches name files of others.
+        let first = digits.parse().ok().filter(|first| (1..=MAX_FIRST).contains(first))?;
         Some(Span { path, first, bytes: 0 })
     };
     // Twenty digits with leading zeros: by name is by number.

@@ -342,3 +342,78 @@ fn missing_swapped_and_foreign_files_are_refused() {
     base.put(&Path::new(DIR).join("snapshot-1.bg"), b"else").unwrap();
     assert_eq!(open(base).unwrap().1, (1..=6).collect::<Vec<_>>());
 }
+
+#[test]
+fn a_torn_journal_on_a_full_disk_is_read_and_not_written() {
+    let base = MemoryVfs::new();
+    let (mut journal, _) = open(base.clone()).unwrap();
+    (1..=3).for_each(|seq| assert_eq!(journal.append(&payloads(seq..=seq)).unwrap(), seq));
+    drop(journal);
+    let whole = base.bytes(&path(1)).unwrap();
+    let torn = copy(&base);
+    torn.put(&path(1), &whole[..whole.len() - 1]).unwrap();
+    let unused = copy(&base);
+    unused.put(&path(4), &[0; HEADER / 2]).unwrap();
+    for (disk, last, is_cut) in [(torn, 2, true), (unused, 3, false)] {
+        let full = |disk: &MemoryVfs, n| FaultyVfs::once(Arc::new(copy(disk)), n, Fault::Error(ErrorKind::StorageFull));
+        let operations = {
+            let healthy = full(&disk, u64::MAX);
+            open(healthy.clone()).unwrap();
+            healthy.operations()
+        };
+        let mut refused = 0;
+        for n in 0..operations {
+            let Ok((mut journal, seqs)) = open(full(&disk, n)) else { continue };
+            assert_eq!((seqs, journal.cut().is_some()), ((1..=last).collect(), is_cut));
+            for _ in 0..2 {
+                let Err(Error::Io { source, .. }) = journal.append(&payloads(last + 1..=last + 1)) else {
+                    panic!("it was written, {n}")
+                };
+                assert_eq!(source.kind(), ErrorKind::StorageFull, "{source}");
+            }
+            let mut read = 0;
+            let count = &mut |_, _: &[u8]| {
+                read += 1;
+                Ok(())
+            };
+            journal.records().replay(1, count).unwrap();
+            assert_eq!(read, last);
+            refused += 1;
+        }
+        assert!(refused >= 3, "creating, writing and syncing a file can fail: {refused}");
+    }
+}
+
+#[test]
+fn trimming_goes_on_after_it_failed_half_way() {
+    let base = MemoryVfs::new();
+    let (mut journal, _) = open(base.clone()).unwrap();
+    for seqs in [1..=2, 3..=5, 6..=6] {
+        journal.append(&payloads(seqs)).unwrap();
+        journal.trim(0).unwrap();
+    }
+    drop(journal);
+    let healthy = FaultyVfs::once(Arc::new(copy(&base)), u64::MAX, Fault::Partial);
+    let (mut journal, _) = open(healthy.clone()).unwrap();
+    let opened = healthy.operations();
+    journal.trim(6).unwrap();
+    for n in opened..healthy.operations() {
+        let vfs = FaultyVfs::once(Arc::new(copy(&base)), n, Fault::Error(ErrorKind::Other));
+        let (mut journal, _) = open(vfs).unwrap();
+        journal.trim(6).unwrap_err();
+        journal.trim(6).unwrap();
+        assert_eq!((journal.first_seq(), journal.append(&payloads(7..=7)).unwrap()), (7, 7));
+    }
+}
+
+#[test]
+fn files_with_numbers_that_no_journal_reaches_belong_to_others() {
+    let vfs = MemoryVfs::new();
+    for first in [0, u64::MAX / 2 + 1, u64::MAX] {
+        vfs.put(&path(first), &[0; HEADER]).unwrap();
+    }
+    let (mut journal, seqs) = open(vfs.clone()).unwrap();
+    assert_eq!((seqs.len(), journal.append(&payloads(1..=2)).unwrap()), (0, 2));
+    drop(journal);
+    assert_eq!(open(vfs).unwrap().1, [1, 2]);
+}

@@ -1,13 +1,12 @@
 //! The columns of attributes of a compacted index: those of the base, wide enough for the documents of the delta.
 
 use serde_json::{Map, Value};
-use std::collections::BTreeMap;
 use std::path::Path;
 
 use super::base_rows::{BaseTexts, NO_RECORD};
 use super::prepare::parse_object;
 use super::snapshot::Snapshot;
-use crate::attributes::{Declared, Layout, Schema, Survey};
+use crate::attributes::{Layout, Schema, Survey};
 use crate::error::Result;
 use crate::train::Watch;
 use crate::types::Row;
@@ -27,7 +26,7 @@ pub(super) fn survey(snapshot: &Snapshot, dir: &Path, watch: &dyn Watch) -> Resu
     }
     let schema = base.attributes().map_or_else(Schema::default, |columns| columns.schema().clone());
     // Distinct strings may take what they take: those of the base are in memory already.
-    let mut survey = Survey::new(dir, &declared(&schema), u64::MAX);
+    let mut survey = Survey::new(dir, &schema.declared(), u64::MAX);
     if schema.attributes().is_empty() {
         return survey.finish().map(Some);
     }
@@ -45,13 +44,6 @@ pub(super) fn survey(snapshot: &Snapshot, dir: &Path, watch: &dyn Watch) -> Resu
     }
     snapshot.delta().try_for_each(|row| add(row.record()))?;
     survey.finish().map(Some)
-}
-
-/// The types of a schema, as if a user had declared them.
-fn declared(schema: &Schema) -> BTreeMap<String, Declared> {
-    let typed = schema.attributes().iter().map(|attribute| (attribute.name.clone(), Declared::Type(attribute.kind)));
-    let text = schema.text().iter().map(|name| (name.clone(), Declared::Text));
-    typed.chain(text).collect()
 }
 
 /// What of a record is filtered by.

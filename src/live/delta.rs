@@ -1,6 +1,7 @@
 //! Documents in memory, as they would lie in an index, in chunks that copies share.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
 
 use super::bits::Bits;
 use super::prepare::{Companion, Entry};
@@ -58,6 +59,12 @@ impl<'a> DeltaRow<'a> {
     /// What of it can be filtered by: the attributes of the base's schema. What is missing is null.
     pub fn attributes(&self) -> &'a Record {
         &self.companion.attributes
+    }
+
+    /// A number that whoever serves documents may keep with this one, over the same base; [`super::UNTAGGED`] at first. All snapshots share
+    /// it, as long as no other document takes the place of this one.
+    pub fn tag(&self) -> &'a AtomicU32 {
+        &self.companion.tag
     }
 
     /// The vector as it would be stored: after the dense head if there is one, else normalised under cosine; dense_dim values.

@@ -10,17 +10,17 @@
 //!
 //! compact:   base - dead rows + delta  -->  a new index directory, without training
 //! attach:    another version follows the changes too, so that it can be served from one moment to the next
-//! switch:    only another version follows them; what it does not include stays in the delta
+//! detach:    a version follows them no longer
 //! ```
 //! The easy version keeps a list of changes and rebuilds. Departures:
 //! - **The delta holds finished dense records**, as they would lie in a shard: a document scores the same to the bit in the delta
 //!   and in the index that compaction makes of it.
 //! - **Snapshots share what is equal.** Publishing a change copies the last chunk of the delta, one piece of the bits, and the map
 //!   that the key is in; all else is counted references.
-//! - **A version says which changes it includes** ([`crate::index::Included`]): opening, and switching to, a version replays the
+//! - **A version says which changes it includes** ([`crate::index::Included`]): opening, and attaching, a version replays the
 //!   journal from there. Both are the same code, so what is served does not depend on how it came about. A version that was built
 //!   from files includes none: all that the journal still holds applies over it.
-//! - **Going back is possible**: switching trims the journal only as far as neither the old nor the new version needs it.
+//! - **Going back is possible**: the journal is trimmed when it is asked to be, as far as no version needs it any more.
 //! - **Compaction copies codes.** Rows of the base keep codes and dense records as they are, so only the delta is assigned and
 //!   encoded. (Row terms of L2 are requantised where a list's range changes: an error of half a step of that list.)
 //!
@@ -41,7 +41,7 @@ mod tests;
 pub use change::{Change, Document};
 pub use compact::CompactReport;
 pub use delta::DeltaRow;
-pub use prepare::MAX_RECORD;
+pub use prepare::{MAX_RECORD, UNTAGGED};
 pub use snapshot::{Place, Snapshot};
 
 use std::path::Path;
@@ -62,7 +62,7 @@ pub struct Live {
     log: Grouped<Vec<Vec<Prepared>>>,
     journal_id: String,
     cut: Option<Cut>,
-    /// One a base; the first is the one that was opened or switched to.
+    /// One a base.
     current: RwLock<Vec<Arc<Snapshot>>>,
     /// Shared from the preparation of changes for the bases until they are published over them; alone while bases come or go.
     bases: RwLock<()>,
@@ -92,11 +92,6 @@ impl Live {
 
     fn snapshots(&self) -> Vec<Arc<Snapshot>> {
         self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    /// What the next request over the first base sees.
-    pub fn snapshot(&self) -> Arc<Snapshot> {
-        self.current.read().unwrap_or_else(PoisonError::into_inner)[0].clone()
     }
 
     /// What the next request over `base` sees; None if it does not follow the changes (any more).
@@ -152,7 +147,7 @@ impl Live {
     }
 
     /// Writes a snapshot (base, tombstones and delta) to a new index in `output`, which says up to which change it includes them.
-    /// Nothing is trained; changes go on meanwhile. The result is not served before it is attached or switched to. As with a build,
+    /// Nothing is trained; changes go on meanwhile. The result is not served before it is attached. As with a build,
     /// what another index had in `output` is removed at the end: choose a directory that no version is served from, nor may be again.
     ///
     /// # Errors
@@ -178,7 +173,7 @@ impl Live {
     pub fn attach(&self, base: Arc<Searcher>) -> Result<()> {
         let _one = self.attaching.lock().unwrap_or_else(PoisonError::into_inner);
         let next = self.caught_up(base)?;
-        self.finish_attaching(next, |snapshots, next| snapshots.push(next))
+        self.finish_attaching(next)
     }
 
     /// Most of the work of attaching, while changes go on.
@@ -193,16 +188,12 @@ impl Live {
     }
 
     /// The rest of it, while none come.
-    fn finish_attaching(
-        &self,
-        mut next: Snapshot,
-        put: impl FnOnce(&mut Vec<Arc<Snapshot>>, Arc<Snapshot>),
-    ) -> Result<()> {
+    fn finish_attaching(&self, mut next: Snapshot) -> Result<()> {
         let _no_changes = self.bases.write().unwrap_or_else(PoisonError::into_inner);
         let records = self.log.journal().records();
         replay(&mut next, &records)?;
         let mut snapshots = self.snapshots();
-        put(&mut snapshots, Arc::new(next));
+        snapshots.push(Arc::new(next));
         self.replace(snapshots);
         Ok(())
     }
@@ -217,25 +208,16 @@ impl Live {
         self.replace(snapshots);
     }
 
-    /// Follows the changes over `base` alone from now on, in one step. Then removes the part of the journal that neither this base nor those before
-    /// it need.
-    ///
-    /// # Errors
-    /// As [`Live::open`]; what was served is served on then.
-    pub fn switch(&self, base: Arc<Searcher>) -> Result<()> {
-        let needed = self.snapshots().iter().map(|snapshot| self.included_seq(snapshot.base())).min();
-        let needed = needed.unwrap_or(0).min(self.included_seq(&base));
-        let _one = self.attaching.lock().unwrap_or_else(PoisonError::into_inner);
-        let next = self.caught_up(base)?;
-        self.finish_attaching(next, |snapshots, next| *snapshots = vec![next])?;
-        // The switch stands; a longer journal is no harm, and a disk that fails here fails the next change, which says so.
-        let _ = self.trim(needed);
-        Ok(())
-    }
-
     /// Up to which change of this journal a base includes them; 0 where it knows nothing of it.
     pub fn included_seq(&self, base: &Searcher) -> u64 {
         included_seq(base, &self.journal_id)
+    }
+
+    /// The last of those changes that `base` was never told of and that cannot be told it any more: where it knows nothing of this journal,
+    /// all that were trimmed. What they deleted is back with it, unless whoever built it knew of them.
+    pub fn missed_seq(&self, base: &Searcher) -> Option<u64> {
+        let knows = base.index().manifest().live.as_ref().is_some_and(|live| live.journal == self.journal_id);
+        Some(self.log.journal().first_seq() - 1).filter(|&seq| !knows && seq > 0)
     }
 
     /// Removes files of the journal whose changes are all numbered `seq` or below.

@@ -2,6 +2,7 @@
 
 use ndarray::ArrayView2;
 use serde_json::{Map, Value};
+use std::sync::atomic::AtomicU32;
 
 use super::change::{Change, Document};
 use crate::attributes::{Record, parse_record};
@@ -13,6 +14,8 @@ use crate::linalg::norm2;
 use crate::search::Searcher;
 use crate::types::{Element, Key, Row};
 
+/// The tag of a document that nobody has tagged yet.
+pub const UNTAGGED: u32 = u32::MAX;
 /// The longest record of a document, bytes.
 pub const MAX_RECORD: usize = 1 << 20;
 
@@ -42,6 +45,8 @@ pub(super) struct Companion {
     pub(super) attributes: Record,
     /// The vector that is coded when the delta becomes part of an index, where the dense record is no exact copy of it.
     pub(super) coded: Option<Vec<f32>>,
+    /// See [`super::DeltaRow::tag`].
+    pub(super) tag: AtomicU32,
 }
 
 /// Shape of the dense records of a base.
@@ -78,7 +83,8 @@ pub(super) fn entry(document: &Document, base: &Searcher) -> Result<Entry> {
     layout.encode(stored, document.key, bytemuck::cast_slice_mut(&mut record))?;
     let is_copy = layout.element() == Element::F32 && coded.is_none() && dense.is_none();
     let coded = if is_copy { None } else { Some(coded.unwrap_or(vector)) };
-    Ok(Entry { record, companion: Companion { key: document.key, text: document.record.clone(), attributes, coded } })
+    let (key, text, tag) = (document.key, document.record.clone(), AtomicU32::new(UNTAGGED));
+    Ok(Entry { record, companion: Companion { key, text, attributes, coded, tag } })
 }
 
 /// What a document head makes of a vector.

@@ -97,6 +97,11 @@ impl Snapshot {
         self.delta.get(place)
     }
 
+    /// The document with `key`, if the delta has it.
+    pub fn delta_row_of(&self, key: Key) -> Option<DeltaRow<'_>> {
+        self.places[shard(key)].get(&key).and_then(|&place| self.delta_row(place))
+    }
+
     /// Where the document with `key` is.
     ///
     /// # Errors

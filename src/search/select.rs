@@ -150,18 +150,33 @@ impl Searcher {
         Ok(stats)
     }
 
+    /// The list of a row.
+    pub fn list_of(&self, row: Row) -> ListId {
+        self.index.codes().list_of(row)
+    }
+
+    /// How many lists are more promising than each list for a query, by list.
+    ///
+    /// # Errors
+    /// As those of a search.
+    pub fn list_ranks(&self, query: &[f32], scratch: &mut Scratch) -> Result<Vec<usize>> {
+        let Scratch { asked, work, .. } = scratch;
+        self.prepare(query, asked)?;
+        let lists = self.index.manifest().lists;
+        let all = SearchParams { nprobe: lists, ..SearchParams::default() };
+        self.probe(&all, asked, work, &mut SearchStats::default())?;
+        let mut ranks = vec![asked.probes.len(); lists];
+        asked.probes.iter().enumerate().for_each(|(rank, probe)| ranks[probe.list as usize] = rank);
+        Ok(ranks)
+    }
+
     /// The list of a row, and how many lists are more promising for a query.
     ///
     /// # Errors
     /// As those of a search.
     pub fn list_rank(&self, query: &[f32], row: Row, scratch: &mut Scratch) -> Result<(ListId, usize)> {
-        let Scratch { asked, work, .. } = scratch;
-        self.prepare(query, asked)?;
-        let all = SearchParams { nprobe: self.index.manifest().lists, ..SearchParams::default() };
-        self.probe(&all, asked, work, &mut SearchStats::default())?;
-        let list = self.index.codes().list_of(row);
-        let rank = asked.probes.iter().position(|probe| probe.list == list);
-        Ok((list, rank.unwrap_or(asked.probes.len())))
+        let list = self.list_of(row);
+        Ok((list, self.list_ranks(query, scratch)?[list as usize]))
     }
 
     /// How many rows of the selection have better codes than `row`, among those that a search scans; None where the search does not come upon
@@ -181,7 +196,8 @@ impl Searcher {
         params.check()?;
         self.prepare(query, &mut scratch.asked)?;
         let goal = if params.recall_target > 0.0 { Some(self.goal(params)?) } else { None };
-        let params = SearchParams { candidates: most, ..params.clone() };
+        // As in a search: bids are weighed by the kth of all hits that are kept.
+        let params = SearchParams { k: params.k.max(selection.keep), candidates: most, ..params.clone() };
         self.scan_selected(goal.as_ref(), &params, selection, scratch, &mut SearchStats::default())?;
         Ok(scratch.scoring.best.finish().iter().position(|&key| split_key(key).1 == row))
     }
@@ -357,6 +373,8 @@ impl Searcher {
         self.begin_scan(&k, 0.0, asked, scoring, work);
         if let Some(best) = asked.probes.first() {
             self.scan_probe(best, scoring, work, stats);
+            // It is scanned again, for candidates.
+            stats.lists_probed -= 1;
         }
         let kth = scoring.best.finish().last().map_or(0.0, |&key| split_key(key).0);
         let weight = kth.max(LEAST_RELEVANCE) / bonus.alpha;

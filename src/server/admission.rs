@@ -1,30 +1,34 @@
 //! What a request will cost, and what is done when more is asked for than can be searched.
 //!
 //! # Estimates
-//! The cost of a query is `fixed + lists * rows a list * ns a row + candidates * ns a candidate`. All of it is learned from the
-//! queries before it: each search reports the rows it scanned, the candidates it fetched and the time of both, and the
+//! The cost of a query is, for each of its vectors, `fixed + lists * rows a list * ns a row + candidates * ns a candidate`; a ranking by
+//! revenue that names no effort takes more of it than others ([`widening`]). All of it is learned from the queries before it: each search reports the rows it scanned, the candidates it fetched and the time of both, and the
 //! factors follow as moving averages. So the estimate knows the machine, the index, whether vectors come from memory or from a
 //! disk, and how busy the processor is. Searches for a `recall_target`, and exact ones, are averaged apart. Before the body of a
 //! request is parsed by a worker, [`Admission::ask`] looks at the few fields that matter and passes over the rest, vectors
 //! above all: a few microseconds, so that a request which is refused has cost next to nothing.
 //!
 //! # Under pressure
-//! 1. From `admission.reduce_from_ms` of waiting work on, `nprobe` and `candidates` are lowered, in steps, down to
-//!    `admission.least_effort` of what was asked for (or of the defaults) where `admission.queue_ms` are waiting. Such an
+//! 1. From `admission.reduce_from_ms` of waiting work on, lists and candidates are lowered, in steps, down to
+//!    `admission.least_effort` of what was asked for (or of what a search takes by itself) where `admission.queue_ms` are waiting. Such an
 //!    answer carries `load_reduced_effort` in `coverage.degraded`. The step is taken when a worker takes the query up, by what
 //!    waits then. `exact` and `recall_target` are promises about the answer and are never lowered: such a request is searched
 //!    as asked, or refused.
 //! 2. A request that would wait longer than `admission.queue_ms`, or past its own deadline, is refused at once ([`super::pool`]).
 
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 
-use super::api::Effort;
+use super::api::{Effort, Rank};
 use super::config::ServerConfig;
+use super::plan::MAX_VECTORS;
 use super::pool::Job;
+use crate::ads::{AdQuery, RankBy, widening};
 use crate::error::{Error, Result};
+use crate::index::Manifest;
 use crate::search::{SearchParams, SearchStats, Searcher};
 
 /// Bodies beyond this are not looked into before they are parsed.
@@ -93,8 +97,9 @@ pub(super) struct Admission {
     default_timeout: Duration,
     most_nprobe: usize,
     most_candidates: usize,
-    default_nprobe: usize,
-    lists: usize,
+    /// Of the version that was searched last.
+    default_nprobe: AtomicUsize,
+    lists: AtomicUsize,
     /// Parsing the body of a single search and checking it.
     plan_ns: Average,
     /// All of a search that is neither scan nor fetch: probing, ranking, making hits.
@@ -114,6 +119,17 @@ struct Asked {
     params: Option<Effort>,
     timeout_ms: Option<u64>,
     allow_partial: Option<bool>,
+    vectors: Option<Vec<IgnoredAny>>,
+    rank: Option<Rank>,
+}
+
+/// What a query asks of a worker.
+#[derive(Clone, Debug)]
+pub(super) struct Demand {
+    pub(super) params: SearchParams,
+    pub(super) by: RankBy,
+    /// Query vectors.
+    pub(super) vectors: usize,
 }
 
 impl Admission {
@@ -127,8 +143,8 @@ impl Admission {
             default_timeout: Duration::from_millis(config.timeouts.search_ms),
             most_nprobe: config.limits.nprobe,
             most_candidates: config.limits.candidates,
-            default_nprobe: manifest.default_nprobe,
-            lists,
+            default_nprobe: AtomicUsize::new(manifest.default_nprobe),
+            lists: AtomicUsize::new(lists),
             plan_ns: Average::new(20_000.0),
             fixed_ns: Average::new(50_000.0),
             rows_per_list: Average::new((rows / lists as f64).max(1.0)),
@@ -137,6 +153,12 @@ impl Admission {
             recall_target_ns: Average::new(200_000.0),
             exact_ns: Average::new(50_000.0 + 20.0 * rows),
         }
+    }
+
+    /// A version with this manifest is being searched: defaults are its own from now on.
+    pub(super) fn serves(&self, manifest: &Manifest) {
+        self.default_nprobe.store(manifest.default_nprobe, Relaxed);
+        self.lists.store(manifest.lists.max(1), Relaxed);
     }
 
     /// What the pool should know of the single search in `body`, which came at `arrived`. A body that makes no sense costs
@@ -157,7 +179,12 @@ impl Admission {
             ..SearchParams::default()
         };
         let plan = Duration::from_nanos(self.plan_ns.get() as u64);
-        self.job(plan + self.cost(&params), &asked, arrived)
+        let by = match asked.rank.unwrap_or_default() {
+            Rank::Relevance => RankBy::Relevance,
+            Rank::Ecpm => RankBy::Ecpm { alpha: 1.0 },
+        };
+        let vectors = asked.vectors.as_ref().map_or(1, |vectors| vectors.len().clamp(1, MAX_VECTORS));
+        self.job(plan + self.cost(&Demand { params, by, vectors }), &asked, arrived)
     }
 
     /// What the pool should know of the parsing and planning of a batch.
@@ -176,52 +203,48 @@ impl Admission {
     }
 
     /// The time that a worker will need for a query once it is planned.
-    pub(super) fn cost(&self, params: &SearchParams) -> Duration {
+    pub(super) fn cost(&self, demand: &Demand) -> Duration {
+        let Demand { params, by, vectors } = demand;
         let ns = match params {
             SearchParams { exact: true, .. } => self.exact_ns.get(),
             SearchParams { recall_target, .. } if *recall_target > 0.0 => self.recall_target_ns.get(),
             _ => {
-                let lists = self.nprobe(params).min(self.lists) as f64;
-                let candidates = params.candidates_or_default() as f64;
+                let nprobe = if params.nprobe == 0 { self.default_nprobe.load(Relaxed) } else { params.nprobe };
+                let widening = widening(params, *by);
+                let lists = (nprobe * widening).min(self.lists.load(Relaxed)) as f64;
+                let candidates = params.candidates_or_default().saturating_mul(widening) as f64;
                 self.fixed_ns.get()
                     + lists * self.rows_per_list.get() * self.ns_per_row.get()
                     + candidates * self.ns_per_candidate.get()
             }
         };
-        Duration::from_nanos(ns as u64)
+        Duration::from_nanos((ns * *vectors as f64) as u64)
     }
 
     /// Learns from a query that took a worker `took` from beginning to end.
-    pub(super) fn observe(&self, params: &SearchParams, stats: &SearchStats, took: Duration) {
+    pub(super) fn observe(&self, query: &AdQuery, stats: &SearchStats, took: Duration) {
+        let (params, vectors) = (&query.params, query.vectors.len().max(1) as f64);
         let took = took.as_nanos() as f64;
         // A query that was cut short tells what part of the work takes, not what all of it would.
         if stats.fraction < 1.0 {
             return;
         }
         if params.exact {
-            return self.exact_ns.observe(took);
+            return self.exact_ns.observe(took / vectors);
         }
         if params.recall_target > 0.0 {
-            return self.recall_target_ns.observe(took);
+            return self.recall_target_ns.observe(took / vectors);
         }
-        self.fixed_ns.observe(took - (stats.scan_ns + stats.fetch_ns) as f64);
+        self.fixed_ns.observe((took - (stats.scan_ns + stats.fetch_ns) as f64) / vectors);
         self.rows_per_list.observe(stats.rows_scanned as f64 / f64::from(stats.lists_probed));
         self.ns_per_row.observe(stats.scan_ns as f64 / stats.rows_scanned as f64);
         self.ns_per_candidate.observe(stats.fetch_ns as f64 / f64::from(stats.candidates));
     }
 
-    /// `params` as they are to be searched while `backlog` waits, and whether that is less than was asked for.
-    pub(super) fn lowered(&self, params: &SearchParams, backlog: Duration) -> (SearchParams, bool) {
-        let share = self.share(backlog);
-        if share >= 1.0 || params.exact || params.recall_target > 0.0 {
-            return (params.clone(), false);
-        }
-        let lower = |value: usize| ((value as f64 * share).ceil() as usize).max(1);
-        let (nprobe, candidates) = (self.nprobe(params).min(self.lists), params.candidates_or_default());
-        let lowered =
-            SearchParams { nprobe: lower(nprobe), candidates: lower(candidates).max(params.k), ..params.clone() };
-        let less = lowered.nprobe < nprobe || lowered.candidates < candidates;
-        (lowered, less)
+    /// The share of lists and candidates that a query is searched with while `backlog` waits; 1 where what it asks for is a promise.
+    pub(super) fn effort(&self, params: &SearchParams, backlog: Duration) -> f32 {
+        let promised = params.exact || params.recall_target > 0.0;
+        if promised { 1.0 } else { self.share(backlog) as f32 }
     }
 
     /// The share of effort that is left while `backlog` waits.
@@ -234,10 +257,6 @@ impl Admission {
         }
         let step = (over / (full - from).max(f64::MIN_POSITIVE) * STEPS).ceil().min(STEPS) / STEPS;
         1.0 - step * (1.0 - least_effort)
-    }
-
-    fn nprobe(&self, params: &SearchParams) -> usize {
-        if params.nprobe == 0 { self.default_nprobe } else { params.nprobe }
     }
 }
 
@@ -259,8 +278,8 @@ mod tests {
             default_timeout: Duration::from_secs(1),
             most_nprobe: 1_000,
             most_candidates: 10_000,
-            default_nprobe: 10,
-            lists: 100,
+            default_nprobe: AtomicUsize::new(10),
+            lists: AtomicUsize::new(100),
             plan_ns: Average::new(1_000.0),
             fixed_ns: Average::new(9_000.0),
             rows_per_list: Average::new(100.0),
@@ -268,6 +287,21 @@ mod tests {
             ns_per_candidate: Average::new(100.0),
             recall_target_ns: Average::new(1e6),
             exact_ns: Average::new(1e9),
+        }
+    }
+
+    fn query(params: SearchParams) -> AdQuery {
+        AdQuery {
+            vectors: vec![(vec![1.0], 1.0)],
+            params,
+            limit: 10,
+            offset: 0,
+            filter: Default::default(),
+            serving: true,
+            block: Default::default(),
+            ranking: crate::ads::Ranking::by_relevance(),
+            effort: 1.0,
+            most_candidates: usize::MAX,
         }
     }
 
@@ -289,6 +323,11 @@ mod tests {
         for nonsense in ["", "[", "{\"limit\": -1}", "\u{0}", "{\"params\": {\"nprob\": 1}}"] {
             assert_eq!(cost(nonsense), usual, "{nonsense}");
         }
+        // Every vector is a search, and bids take a search further.
+        let (two, ecpm) = ("\"vectors\": [{\"key\": 1}, {\"key\": 2}]", "\"rank\": \"ecpm\"");
+        assert_eq!(cost(&body(two)) - 1_000, 2 * (usual - 1_000));
+        assert_eq!(cost(&body(ecpm)), 10_000 + 20 * 100 + 200 * 100);
+        assert_eq!(cost(&body(&format!("{ecpm}, \"params\": {{\"nprobe\": 20}}"))), 10_000 + 20 * 100 + 100 * 100);
         let now = Instant::now();
         let job = admission().ask(body("\"timeout_ms\": 30, \"allow_partial\": true").as_bytes(), now);
         assert_eq!((job.deadline, job.partial), (Some(now + Duration::from_millis(30)), true));
@@ -299,6 +338,10 @@ mod tests {
     fn estimates_come_to_what_queries_took_and_stalls_hardly_move_them() {
         let admission = admission();
         let params = SearchParams { k: 10, nprobe: 10, candidates: 100, ..SearchParams::default() };
+        let query = query(params.clone());
+        let cost = |params: &SearchParams| {
+            admission.cost(&Demand { params: params.clone(), by: RankBy::Relevance, vectors: 1 })
+        };
         let stats = SearchStats {
             lists_probed: 10,
             rows_scanned: 2_000,
@@ -310,41 +353,46 @@ mod tests {
         };
         let took = Duration::from_millis(5);
         for _ in 0..200 {
-            admission.observe(&params, &stats, took);
+            admission.observe(&query, &stats, took);
         }
-        let learned = admission.cost(&params).as_secs_f64();
+        let learned = cost(&params).as_secs_f64();
         assert!((learned - 0.005).abs() < 0.0005, "{learned}");
         // Half the effort is half of what depends on it.
         let half = SearchParams { nprobe: 5, candidates: 50, ..params.clone() };
-        assert!((admission.cost(&half).as_secs_f64() - 0.003).abs() < 0.0005);
+        assert!((cost(&half).as_secs_f64() - 0.003).abs() < 0.0005);
         let stalled = SearchStats { fetch_ns: 9_000_000_000, ..stats.clone() };
-        admission.observe(&params, &stalled, Duration::from_secs(9));
-        assert!(admission.cost(&params) < 2 * took, "{:?}", admission.cost(&params));
+        admission.observe(&query, &stalled, Duration::from_secs(9));
+        assert!(cost(&params) < 2 * took, "{:?}", cost(&params));
         let cut = SearchStats { fraction: 0.5, ..stats };
-        let before = admission.cost(&params);
-        admission.observe(&params, &cut, Duration::from_millis(1));
-        assert_eq!(admission.cost(&params), before);
+        let before = cost(&params);
+        admission.observe(&query, &cut, Duration::from_millis(1));
+        assert_eq!(cost(&params), before);
     }
 
     #[test]
     fn effort_falls_in_steps_to_its_floor_and_promises_are_kept() {
         let admission = admission();
         let params = SearchParams { k: 10, nprobe: 20, candidates: 200, ..SearchParams::default() };
-        let at = |ms: u64, params: &SearchParams| {
-            let (lowered, less) = admission.lowered(params, Duration::from_millis(ms));
-            (lowered.nprobe, lowered.candidates, less)
-        };
-        assert_eq!(at(40, &params), (20, 200, false));
-        assert_eq!(at(41, &params), (17, 170, true));
-        assert_eq!(at(80, &params), at(41, &params));
-        assert_eq!(at(81, &params), (14, 140, true));
-        assert_eq!((at(200, &params), at(5_000, &params)), ((8, 80, true), (8, 80, true)));
-        let defaults = SearchParams { k: 100, ..SearchParams::default() };
-        assert_eq!(at(5_000, &defaults).0, 4);
-        assert!(at(5_000, &SearchParams { candidates: 100, ..defaults }).1 == 100, "never fewer than hits");
+        let at = |ms: u64| admission.effort(&params, Duration::from_millis(ms));
+        assert_eq!((at(40), at(41), at(80), at(81)), (1.0, 0.85, 0.85, 0.7));
+        assert_eq!((at(200), at(5_000)), (0.4, 0.4));
         let exact = SearchParams { exact: true, ..params.clone() };
-        let target = SearchParams { nprobe: 0, candidates: 0, recall_target: 0.9, ..params };
-        assert!(!at(5_000, &exact).2 && !at(5_000, &target).2);
+        let target = SearchParams { nprobe: 0, candidates: 0, recall_target: 0.9, ..params.clone() };
+        for promised in [exact, target] {
+            assert_eq!(admission.effort(&promised, Duration::from_secs(5)), 1.0);
+        }
+    }
+
+    #[test]
+    fn defaults_are_those_of_the_version_that_is_searched() {
+        let admission = admission();
+        let demand =
+            Demand { params: SearchParams { k: 10, ..SearchParams::default() }, by: RankBy::Relevance, vectors: 1 };
+        let before = admission.cost(&demand);
+        admission.default_nprobe.store(20, Relaxed);
+        assert_eq!(admission.cost(&demand) - before, Duration::from_nanos(10 * 100));
+        admission.lists.store(5, Relaxed);
+        assert_eq!(before - admission.cost(&demand), Duration::from_nanos(5 * 100));
     }
 
     #[test]

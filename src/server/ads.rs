@@ -7,7 +7,7 @@
 //! that the runtime keeps for what blocks.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use axum::body::Bytes;
 use axum::http::StatusCode;
@@ -23,8 +23,8 @@ use super::parse;
 use super::plan::decode;
 use super::problem::Problem;
 use super::service::{Context, Service, WorkerState, json as written, unwritable};
-use crate::ads::control::{Field, Level, Patch, Standing};
-use crate::ads::{Pinned, quality};
+use crate::ads::control::{Earlier, Field, Level, Patch, Standing};
+use crate::ads::{AnswerQuality, Pinned, quality};
 use crate::error::Error;
 use crate::live::{Change, Document, Place};
 use crate::search::Scratch;
@@ -44,6 +44,13 @@ struct Item<T> {
     line: usize,
     key: Option<u64>,
     asked: Outcome<T>,
+}
+
+/// How one query did, and how long its search took.
+struct Measured {
+    recall: f64,
+    ecpm_recall: f64,
+    ms: f64,
 }
 
 impl Service {
@@ -110,10 +117,11 @@ impl Service {
     /// Answers `PATCH .../control`.
     pub(super) fn patch_control(&self, body: &Bytes, context: &Context) -> Outcome<Vec<u8>> {
         self.collection.check_writable()?;
+        let mut earlier = Earlier::default();
         let item = |(line, text): (usize, &[u8])| {
             let asked = parse::json::<Patch>(text).and_then(|patch| {
                 let patch = self.with_parent(patch)?;
-                self.collection.control().check(&patch)?;
+                self.collection.control().check_after(&patch, &mut earlier)?;
                 Ok(patch)
             });
             let key = asked.as_ref().ok().map(|patch| patch.id);
@@ -148,8 +156,15 @@ impl Service {
             return Ok(patch);
         }
         let pinned = self.collection.pin(None, 0);
-        let standing = pinned.view().standing(pinned.snapshot.place(patch.id)?);
-        let parent = if standing.ad_group == 0 { Field::Clear } else { Field::Set(standing.ad_group) };
+        let place = pinned.snapshot.place(patch.id)?;
+        if place == Place::Nowhere {
+            // Nobody knows its ad group yet; without one, what is said of the group would not hold for the ad.
+            return Ok(patch);
+        }
+        let parent = match pinned.view().ad_group(place) {
+            0 => Field::Clear,
+            group => Field::Set(group),
+        };
         Ok(Patch { parent, ..patch })
     }
 
@@ -201,49 +216,66 @@ impl Service {
     }
 
     /// Answers `POST .../recall`: the queries that are stored with the version, or else the known ones, with this effort, against
-    /// looking at every ad.
+    /// looking at every ad. As many queries as there is time for, once at a time: each reads every dense vector.
     pub(super) fn measure_recall(&self, body: &Bytes, context: &Context) -> Outcome<Vec<u8>> {
         let RecallRequest { queries, search } = parse::json(body)?;
-        let search = search.unwrap_or_default();
-        let wanted = queries.unwrap_or(DEFAULT_QUERIES);
+        let (search, wanted) = (search.unwrap_or_default(), queries.unwrap_or(DEFAULT_QUERIES));
         if !(1..=MAX_QUERIES).contains(&wanted) {
-            let detail = format!("queries is {wanted}");
-            return Err(Problem::meaning(
-                "queries_out_of_range",
-                "/queries",
-                detail,
-                format!("give 1 to {MAX_QUERIES}"),
-            ));
+            let (detail, remedy) = (format!("queries is {wanted}"), format!("give 1 to {MAX_QUERIES}"));
+            return Err(Problem::meaning("queries_out_of_range", "/queries", detail, remedy));
         }
+        if !self.config.limits.exact {
+            let detail = "recall is measured by exact search, which is switched off on this server";
+            let remedy = "allow it by limits.exact, or look at the estimate of GET /v1/status";
+            return Err(Problem::meaning("exact_not_allowed", "", detail, remedy));
+        }
+        let Ok(_alone) = self.measuring.try_lock() else {
+            let remedy = "try again when that is answered";
+            let detail = "recall is being measured for another request";
+            return Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "measuring", detail, remedy));
+        };
+        let limit_ms = self.config.timeouts.search_max_ms;
+        let deadline = context.arrived + Duration::from_millis(limit_ms);
         let pinned = self.collection.pin(None, 0);
-        let vectors = self.sample_queries(&pinned, wanted as usize)?;
-        let (mut scratch, mut recalls, mut revenues, mut times) =
-            (Scratch::default(), Vec::new(), Vec::new(), Vec::new());
-        for vector in vectors {
+        let mut measured = Vec::new();
+        for vector in self.sample_queries(&pinned, wanted as usize)? {
             let request = SearchRequest { vector: Some(vector), ..search.clone() };
-            let plan =
-                self.rules(&pinned).plan(request, Instant::now()).map_err(|problem| problem.within("/search"))?;
-            let mut query = self.ad_query(&plan, &pinned)?;
-            query.params.deadline = None;
-            let begun = Instant::now();
-            let served = pinned.view().search(&query, &mut scratch)?;
-            times.push(begun.elapsed().as_secs_f64() * 1e3);
-            let best = pinned.view().search_all(&query, &mut scratch)?;
-            let near = quality(&served.hits, &best.hits);
-            recalls.push(near.recall);
-            revenues.push(near.ecpm_recall);
+            let Some(one) = self.measure_query(request, &pinned, deadline)? else { break };
+            measured.push(one);
         }
-        let (recall, standard_error) = mean(&recalls);
+        if measured.is_empty() {
+            return Err(Problem::deadline(limit_ms));
+        }
+        let column = |value: fn(&Measured) -> f64| measured.iter().map(value).collect::<Vec<f64>>();
+        let (recall, standard_error) = mean(&column(|one| one.recall));
+        let mut times = column(|one| one.ms);
         times.sort_unstable_by(f64::total_cmp);
         written(&RecallAnswer {
             request_id: &context.request_id,
             index_version: &pinned.version.at.id,
-            queries: recalls.len(),
+            queries: measured.len(),
             recall,
             standard_error,
-            ecpm_recall: mean(&revenues).0,
+            ecpm_recall: mean(&column(|one| one.ecpm_recall)).0,
             median_ms: times[times.len() / 2],
         })
+    }
+
+    /// How one query does; None where the deadline comes first.
+    fn measure_query(&self, request: SearchRequest, pinned: &Pinned, deadline: Instant) -> Outcome<Option<Measured>> {
+        let mut scratch = Scratch::default();
+        let plan = self.rules(pinned).plan(request, Instant::now()).map_err(|problem| problem.within("/search"))?;
+        let mut query = self.ad_query(&plan, pinned)?;
+        query.params.deadline = Some(deadline);
+        let begun = Instant::now();
+        let served = pinned.view().search(&query, &mut scratch)?;
+        let ms = begun.elapsed().as_secs_f64() * 1e3;
+        let best = pinned.view().search_all(&query, &mut scratch)?;
+        if served.stats.fraction < 1.0 || best.stats.fraction < 1.0 {
+            return Ok(None);
+        }
+        let AnswerQuality { recall, ecpm_recall } = quality(&served.hits, &best.hits);
+        Ok(Some(Measured { recall, ecpm_recall, ms }))
     }
 
     fn sample_queries(&self, pinned: &Pinned, wanted: usize) -> Outcome<Vec<Vec<f32>>> {
@@ -262,13 +294,16 @@ impl Service {
         Ok(vectors)
     }
 
-    /// Answers `GET .../versions`.
-    pub(super) fn versions(&self) -> Outcome<Vec<u8>> {
+    /// Answers `GET .../versions`. Where versions lie on the server is for those who may stage some (`with_paths`).
+    pub(super) fn versions(&self, with_paths: bool) -> Outcome<Vec<u8>> {
         let (previous, split) = self.collection.others();
         let split = split.map(|(version, share)| json!({"version": version, "share": share}));
-        written(&json!({
-            "active": self.collection.active().at.id, "previous": previous, "split": split, "versions": self.collection.versions(),
-        }))
+        let mut versions = json!(self.collection.versions());
+        for version in versions.as_array_mut().into_iter().flatten().filter(|_| !with_paths) {
+            version.as_object_mut().and_then(|version| version.remove("path"));
+        }
+        let active = &self.collection.active().at.id;
+        written(&json!({"active": active, "previous": previous, "split": split, "versions": versions}))
     }
 
     /// Answers `POST .../versions`.
@@ -282,7 +317,11 @@ impl Service {
             }
             error => error.into(),
         };
-        written(&self.collection.stage(&path).map_err(refused)?)
+        let staged = self.collection.stage(&path).map_err(refused)?;
+        if let Some(note) = &staged.note {
+            tracing::warn!(version = staged.version, "{note}");
+        }
+        written(&staged)
     }
 
     /// Answers `POST .../activate`.
@@ -317,7 +356,7 @@ impl Service {
                 return Err(Problem::meaning("split_incomplete", "", "only one of version and share is given", remedy));
             }
         }
-        self.versions()
+        self.versions(true)
     }
 
     /// Answers `POST .../compact`.

@@ -8,6 +8,7 @@ use axum::http::header;
 use axum::routing::{get, patch, post, put};
 use std::sync::Arc;
 
+use super::auth::{Need, Scope};
 use super::problem::Problem;
 use super::routes::{Answer, Shared, json_response, read_body, refuse_query_string};
 use super::service::{Context, Service};
@@ -76,7 +77,7 @@ pub(super) async fn explain(
     Ok(json_response(service.on_worker(context, task).await?))
 }
 
-/// Measures recall now: known or canary queries against looking at every ad.
+/// Measures recall now: known or canary queries against looking at every ad, as many as there is time for (`timeout_ms` of the limits).
 #[utoipa::path(post, path = "/v1/collections/{collection}/recall", tag = "watching", params(("collection" = String, Path)),
     request_body = super::api::RecallRequest,
     responses((status = 200, body = super::api::RecallAnswer)))]
@@ -155,16 +156,17 @@ pub(super) async fn entity(
 ) -> Answer {
     service.check_collection(&name)?;
     refuse_query_string(&request)?;
-    Ok(json_response(service.entity(&level, &id)?))
+    Ok(json_response(service.blocking(move |service| service.entity(&level, &id)).await?))
 }
 
-/// The versions that are open: which is active, which was, which are ready, how traffic is split.
+/// The versions that are open: which is active, which was, which are ready, how traffic is split; with the scope admin also where they lie.
 #[utoipa::path(get, path = "/v1/collections/{collection}/versions", tag = "versions", params(("collection" = String, Path)),
     responses((status = 200, body = serde_json::Value)))]
 pub(super) async fn versions(State(service): Shared, Path(name): Path<String>, request: Request) -> Answer {
     service.check_collection(&name)?;
     refuse_query_string(&request)?;
-    Ok(json_response(service.versions()?))
+    let with_paths = service.platform.keys.check(Need::Key(Scope::Admin), request.headers()).is_ok();
+    Ok(json_response(service.blocking(move |service| service.versions(with_paths)).await?))
 }
 
 /// Opens a version, reads every byte of it, measures it with its canary queries, and lets it follow all changes.

@@ -1,7 +1,7 @@
 //! Who may ask for what: API keys, each with a scope.
 //!
 //! A file holds one key a line, `scope key`, with comments after `#`. The scopes are `read` (ask and look), `write` (change
-//! ads and their control) and `admin` (versions, and what others have asked: the slow log); each includes those before it.
+//! ads and their control, measure recall) and `admin` (versions, and what others have asked: the slow log); each includes those before it.
 //! A key travels as `Authorization: Bearer KEY`. Without a file everyone may do everything, which is right behind a proxy
 //! that asks for keys itself.
 //!
@@ -83,8 +83,9 @@ pub(super) fn need(method: &Method, route: Option<&str>) -> Need {
 fn of_change(route: &str) -> Scope {
     let of_collection = route.strip_prefix("/v1/collections/{collection}/").unwrap_or_default();
     match of_collection {
-        "search" | "search/batch" | "explain" | "recall" => Scope::Read,
-        "ads" | "ads/delete" | "control" => Scope::Write,
+        "search" | "search/batch" | "explain" => Scope::Read,
+        // Measuring recall reads the whole index for each of its queries: not for everybody who may search.
+        "ads" | "ads/delete" | "control" | "recall" => Scope::Write,
         _ => Scope::Admin,
     }
 }
@@ -245,11 +246,13 @@ mod tests {
     fn each_route_has_its_scope_and_an_unlisted_one_is_closed() {
         let of = |method: &str, route: &str| need(&method.parse().unwrap(), Some(route));
         let under = |rest: &str| format!("/v1/collections/{{collection}}/{rest}");
-        for rest in ["search", "search/batch", "explain", "recall"] {
+        for rest in ["search", "search/batch", "explain"] {
             assert_eq!(of("POST", &under(rest)), Need::Key(Scope::Read), "{rest}");
         }
         assert_eq!(of("PUT", &under("ads")), Need::Key(Scope::Write));
-        assert_eq!(of("POST", &under("ads/delete")), Need::Key(Scope::Write));
+        for rest in ["ads/delete", "recall"] {
+            assert_eq!(of("POST", &under(rest)), Need::Key(Scope::Write), "{rest}");
+        }
         assert_eq!(of("PATCH", &under("control")), Need::Key(Scope::Write));
         assert_eq!(of("GET", &under("versions")), Need::Key(Scope::Read));
         for rest in ["versions", "activate", "rollback", "split", "compact", "whatever"] {

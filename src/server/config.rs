@@ -101,6 +101,7 @@ pub struct AdsSection {
     pub default_ctr: f32,
     pub compact_changes: usize,
     pub canary_recall: f64,
+    pub least_free_mib: u64,
     pub recall_every: u64,
 }
 
@@ -115,6 +116,7 @@ impl AdsSection {
             versions: given(&self.versions),
             canary_recall: self.canary_recall,
             compact_changes: self.compact_changes,
+            least_free: self.least_free_mib.saturating_mul(1 << 20),
         }
     }
 }

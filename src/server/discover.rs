@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use utoipa::{IntoParams, ToSchema};
 
+use super::known::KnownQueries;
 use super::parse;
 use super::problem::Problem;
 use super::routes::json_response;
@@ -58,15 +59,14 @@ pub(super) async fn queries(
 ) -> Result<Response, Problem> {
     service.check_collection(&name)?;
     let params: QueriesParams = parse::query_string(request.uri())?;
-    let queries = starting(service.known_texts(), &params);
+    let queries = starting(&service.known, &params);
     Ok(json_response(json(&QueriesAnswer { queries })?))
 }
 
-fn starting(texts: &[String], params: &QueriesParams) -> Vec<String> {
-    let prefix = params.prefix.as_deref().unwrap_or_default().trim_start().to_lowercase();
+fn starting(known: &KnownQueries, params: &QueriesParams) -> Vec<String> {
+    let prefix = params.prefix.as_deref().unwrap_or_default();
     let most = params.limit.unwrap_or(USUAL).min(MOST);
-    let starts = |text: &&String| text.to_lowercase().starts_with(&prefix);
-    texts.iter().take(SEARCHED).filter(starts).take(most).cloned().collect()
+    known.starting(prefix, SEARCHED).take(most).cloned().collect()
 }
 
 #[cfg(test)]
@@ -76,10 +76,11 @@ mod tests {
     #[test]
     fn queries_are_found_by_their_beginning() {
         let texts = ["Red shoe", "blue hat", "red hat"].map(String::from);
-        let of = |prefix: &str, limit| starting(&texts, &QueriesParams { prefix: Some(prefix.to_string()), limit });
+        let known = KnownQueries::new(texts.to_vec(), vec![0.0; 3], 1);
+        let of = |prefix: &str, limit| starting(&known, &QueriesParams { prefix: Some(prefix.to_string()), limit });
         assert_eq!(of("RED", None), ["Red shoe", "red hat"]);
         assert_eq!(of(" red", Some(1)), ["Red shoe"]);
         assert!(of("hat", None).is_empty());
-        assert_eq!(starting(&texts, &QueriesParams::default()).len(), 3);
+        assert_eq!(starting(&known, &QueriesParams::default()).len(), 3);
     }
 }

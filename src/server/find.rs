@@ -46,13 +46,15 @@ impl Service {
             return Err(Problem::deadline(plan.timeout_ms));
         }
         let mut query = self.ad_query(plan, pinned)?;
-        let (params, lowered) = self.platform.admission.lowered(&query.params, self.pool.backlog());
-        query.params = params;
+        let admission = &self.platform.admission;
+        admission.serves(pinned.version.searcher.index().manifest());
+        query.effort = admission.effort(&query.params, self.pool.backlog());
+        let lowered = query.effort < 1.0;
         let found = match pinned.view().search(&query, &mut worker.scratch) {
             Err(Error::DeadlineExceeded(_)) => return Err(Problem::deadline(plan.timeout_ms)),
             outcome => outcome?,
         };
-        let AdAnswer { hits, stats, dropped } = found;
+        let AdAnswer { hits, stats, dropped, .. } = found;
         self.metrics.searched(&stats, lowered);
         self.metrics.dropped(&dropped);
         trail.searched(begun, &stats);
@@ -64,15 +66,17 @@ impl Service {
         degraded.extend((!complete).then_some("deadline"));
         degraded.extend(lowered.then_some("load_reduced_effort"));
         let coverage = Coverage { complete, fraction: stats.fraction, degraded };
-        let written = hits.iter().map(|hit| self.write_hit(plan, pinned, hit, worker)).collect::<Result<_>>()?;
+        let lists = if plan.explain { lists_of(&query, &hits, pinned, worker)? } else { Vec::new() };
+        let written = hits.iter().map(|hit| self.write_hit(plan, pinned, hit, &lists)).collect::<Result<_>>()?;
         if lowered {
             trail.lowered();
         }
-        self.platform.admission.observe(&query.params, &stats, begun.elapsed());
+        admission.observe(&query, &stats, begun.elapsed());
         Ok(FoundAds { query, hits, written, stats, dropped, coverage })
     }
 
-    fn write_hit(&self, plan: &Plan, pinned: &Pinned, hit: &Candidate, worker: &mut WorkerState) -> Result<FoundHit> {
+    /// A hit as it is sent; `lists`: the ranks of lists for each query vector, where they are asked for.
+    fn write_hit(&self, plan: &Plan, pinned: &Pinned, hit: &Candidate, lists: &[Vec<usize>]) -> Result<FoundHit> {
         let known = |id: u64| Some(id).filter(|&id| id != 0);
         let alpha = match plan.ad.ranking.by {
             RankBy::Ecpm { alpha } => Some(alpha),
@@ -89,31 +93,23 @@ impl Service {
             campaign: known(hit.standing.campaign),
             ad_group: known(hit.standing.ad_group),
             vector: plan.several.then_some(hit.vector),
-            explain: if plan.explain { Some(self.explain_hit(plan, pinned, hit, worker)?) } else { None },
+            explain: plan.explain.then(|| self.explain_hit(pinned, hit, &lists[hit.vector])),
             fields: if plan.with_fields { record_at(pinned, hit.place)? } else { None },
         })
     }
 
-    fn explain_hit(
-        &self,
-        plan: &Plan,
-        pinned: &Pinned,
-        hit: &Candidate,
-        worker: &mut WorkerState,
-    ) -> Result<HitExplained> {
-        let list = match (hit.place, &plan.queries[hit.vector].0) {
-            (Place::Base(row), Query::Vector(vector)) => {
-                Some(pinned.version.searcher.list_rank(vector, row, &mut worker.scratch)?)
-            }
-            _ => None,
+    fn explain_hit(&self, pinned: &Pinned, hit: &Candidate, ranks: &[usize]) -> HitExplained {
+        let list = match hit.place {
+            Place::Base(row) => Some(pinned.version.searcher.list_of(row)),
+            Place::Delta(_) | Place::Nowhere => None,
         };
-        Ok(HitExplained {
+        HitExplained {
             place: place_name(hit.place),
-            list: list.map(|(list, _)| list),
-            list_rank: list.map(|(_, rank)| rank),
+            list,
+            list_rank: list.and_then(|list| ranks.get(list as usize).copied()),
             ctr: hit.standing.ctr.unwrap_or(self.config.ads.default_ctr),
             ordered_by: hit.rank_score,
-        })
+        }
     }
 
     /// Hands one of many answers over to be judged.
@@ -126,23 +122,36 @@ impl Service {
         }
     }
 
-    /// Spreads requests without a key while traffic is split.
+    /// Spreads requests without a key while traffic is split: another number for each.
     pub(super) fn chance(&self) -> u64 {
-        self.requests.load(Relaxed)
+        self.spread.fetch_add(1, Relaxed)
     }
 
     pub(super) fn rules<'a>(&'a self, pinned: &'a Pinned) -> Rules<'a> {
         let searcher = &pinned.version.searcher;
-        let calibration = &searcher.index().manifest().calibration;
+        let (config, known, index) = (&self.config, &self.known, searcher.index());
+        let calibration = &index.manifest().calibration;
+        let attributes = index.attributes().map_or(&[][..], |columns| columns.schema().attributes());
         Rules {
-            config: &self.config,
-            known: &self.known,
+            config,
+            known,
             encoder: self.encoder.as_ref(),
             dim: searcher.dim(),
             metric: searcher.metric(),
             calibration,
+            attributes,
         }
     }
+}
+
+/// For each query vector that a hit of the version owes its score to: how many lists are more promising than each list.
+fn lists_of(query: &AdQuery, hits: &[Candidate], pinned: &Pinned, worker: &mut WorkerState) -> Result<Vec<Vec<usize>>> {
+    let asks = |number: usize| hits.iter().any(|hit| hit.vector == number && matches!(hit.place, Place::Base(_)));
+    let ranks = |(number, (vector, _)): (usize, &(Vec<f32>, f32))| match asks(number) {
+        true => pinned.version.searcher.list_ranks(vector, &mut worker.scratch),
+        false => Ok(Vec::new()),
+    };
+    query.vectors.iter().enumerate().map(ranks).collect()
 }
 
 fn unknown_key(plan: &Plan, number: usize, key: u64) -> Problem {

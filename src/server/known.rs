@@ -7,16 +7,18 @@ use super::nearest::ranked;
 use crate::dataset::VectorFile;
 use crate::error::{Error, Result};
 
-/// The longest text that is compared with the known ones, in bytes.
-const LONGEST: usize = 1000;
+/// The longest texts that are compared with each other, in bytes.
+const LONGEST: usize = 100;
 
-/// The most known texts that an unknown one is compared with: bounds what a mistyped query can cost.
-const COMPARED: usize = 10_000;
+/// The most known texts that an unknown one is compared with. With [`LONGEST`] it bounds what a mistyped query can cost: some milliseconds.
+const COMPARED: usize = 1_000;
 
 /// Texts and their vectors.
 #[derive(Debug, Default)]
 pub struct KnownQueries {
     texts: Vec<String>,
+    /// The same in small letters, for looking up what begins with something.
+    lowered: Vec<String>,
     /// Normalised text to its place in `texts`.
     places: HashMap<String, usize>,
     /// `texts x dim`.
@@ -40,8 +42,14 @@ impl KnownQueries {
         }
         let mut values = vec![0.0; texts.len() * dim];
         file.read(0, &mut values)?;
+        Ok(KnownQueries::new(texts, values, dim))
+    }
+
+    /// These texts with their vectors, `texts x dim`.
+    pub(super) fn new(texts: Vec<String>, vectors: Vec<f32>, dim: usize) -> KnownQueries {
         let places = texts.iter().enumerate().map(|(place, text)| (normalise(text), place)).collect();
-        Ok(KnownQueries { texts, places, vectors: values, dim })
+        let lowered = texts.iter().map(|text| text.to_lowercase()).collect();
+        KnownQueries { texts, lowered, places, vectors, dim }
     }
 
     /// The vector of `text`; capitals and runs of spaces make no difference.
@@ -53,9 +61,17 @@ impl KnownQueries {
     /// Up to three known texts to offer for an unknown one: the nearest, else the first.
     pub fn offer(&self, text: &str) -> Vec<&str> {
         let known = self.texts.iter().take(COMPARED).map(String::as_str);
-        let near = if text.len() <= LONGEST { ranked(text.trim(), known.clone()) } else { Vec::new() };
+        let short = known.clone().filter(|known| known.len() <= LONGEST);
+        let near = if text.len() <= LONGEST { ranked(text.trim(), short) } else { Vec::new() };
         let near: Vec<&str> = near.into_iter().map(|(_, text)| text).take(3).collect();
         if near.is_empty() { known.take(3).collect() } else { near }
+    }
+
+    /// Those of the first `among` texts that start with `prefix`, capitals aside, in the order of the file.
+    pub fn starting(&self, prefix: &str, among: usize) -> impl Iterator<Item = &String> {
+        let prefix = prefix.trim_start().to_lowercase();
+        let pairs = self.texts.iter().zip(&self.lowered).take(among);
+        pairs.filter(move |(_, lowered)| lowered.starts_with(&prefix)).map(|(text, _)| text)
     }
 
     /// The texts, in the order of the file.
@@ -109,11 +125,16 @@ mod tests {
     #[test]
     fn the_nearest_texts_are_offered() {
         let texts: Vec<String> = ["usb cable", "red shoe", "blue hat", "green hat"].map(String::from).to_vec();
-        let places = texts.iter().enumerate().map(|(place, text)| (normalise(text), place)).collect();
-        let known = KnownQueries { texts, places, vectors: vec![1., 2., 3., 4.], dim: 1 };
+        let known = KnownQueries::new(texts, vec![1., 2., 3., 4.], 1);
         assert_eq!(known.vector("  Red   SHOE "), Some(&[2.][..]));
         assert_eq!(known.vector("red shoes"), None);
         assert_eq!(known.offer("red shoes")[0], "red shoe");
         assert_eq!(known.offer("quaternion"), ["usb cable", "red shoe", "blue hat"]);
+        // What is long is compared with nothing, and nothing with what is long.
+        let (long, longer) = ("x".repeat(LONGEST), "x".repeat(LONGEST + 1));
+        let texts = vec!["usb cable".to_string(), longer.clone(), long.clone()];
+        let known = KnownQueries::new(texts, vec![1., 2., 3.], 1);
+        assert_eq!(known.offer(&long), [&*long]);
+        assert_eq!(known.offer(&longer)[0], "usb cable");
     }
 }

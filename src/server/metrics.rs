@@ -109,6 +109,8 @@ pub(super) struct Metrics {
     dropped: [AtomicU64; REASONS.len()],
     ads_written: AtomicU64,
     control_written: AtomicU64,
+    io_errors: AtomicU64,
+    corrupt: AtomicU64,
     /// Requests refused because they would have waited too long.
     pub(super) shed: AtomicU64,
     /// Connections open now.
@@ -159,6 +161,8 @@ impl Default for Metrics {
             dropped: Default::default(),
             ads_written: AtomicU64::default(),
             control_written: AtomicU64::default(),
+            io_errors: AtomicU64::default(),
+            corrupt: AtomicU64::default(),
             shed: AtomicU64::default(),
             connections: AtomicU64::default(),
             refused: AtomicU64::default(),
@@ -192,6 +196,15 @@ impl Metrics {
     /// Counts patches of the control table that were acknowledged.
     pub(super) fn control_written(&self, count: usize) {
         self.control_written.fetch_add(count as u64, Relaxed);
+    }
+
+    /// Counts a request that failed with a problem of this code, where that is one of the files'.
+    pub(super) fn failed(&self, code: &str) {
+        match code {
+            "io_error" | "disk_full" => drop(self.io_errors.fetch_add(1, Relaxed)),
+            "corrupt_index" => drop(self.corrupt.fetch_add(1, Relaxed)),
+            _ => (),
+        }
     }
 
     /// Counts a query that was searched, with less effort than was asked for if `lowered`.
@@ -256,6 +269,16 @@ impl Metrics {
             ("bigrain_search_vectors_cached_total", "Those of them from the page cache.", &self.vectors_cached),
             ("bigrain_search_read_bytes_total", "Bytes of dense vectors read.", &self.bytes_read),
             ("bigrain_requests_shed_total", "Requests refused because of load.", &self.shed),
+            (
+                "bigrain_io_errors_total",
+                "Requests that failed because a file could not be read or written.",
+                &self.io_errors,
+            ),
+            (
+                "bigrain_checksum_failures_total",
+                "Requests that failed because a file of the index is damaged.",
+                &self.corrupt,
+            ),
             ("bigrain_connections_refused_total", "Connections closed because too many were open.", &self.refused),
         ];
         for (name, help, value) in counters {
@@ -318,7 +341,7 @@ impl Metrics {
         let collection = collection.replace('\\', "\\\\").replace('"', "\\\"");
         let labels = format!("collection=\"{collection}\",version=\"{version}\",metric=\"{metric}\",store=\"{store}\"");
         let _ = writeln!(text, "bigrain_index_info{{{labels}}} 1");
-        if let Some(bytes) = resident_bytes() {
+        if let Some(bytes) = crate::build::resident_memory() {
             head(text, "process_resident_memory_bytes", "gauge", "Resident memory of the process.");
             let _ = writeln!(text, "process_resident_memory_bytes {bytes}");
         }
@@ -327,13 +350,6 @@ impl Metrics {
 
 fn head(text: &mut String, name: &str, kind: &str, help: &str) {
     let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}");
-}
-
-/// Resident memory of this process in bytes, where the kernel tells it (`VmRSS` of `/proc/self/status`).
-pub fn resident_bytes() -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
-    line.trim().strip_suffix(" kB")?.parse::<u64>().ok().map(|kib| kib * 1024)
 }
 
 #[cfg(test)]
@@ -359,7 +375,11 @@ mod tests {
         let metrics = Metrics::default();
         metrics.request("/surprise", 404, Duration::ZERO);
         metrics.request("/search", 42, Duration::ZERO);
+        ["io_error", "disk_full", "corrupt_index", "wrong_dimension"].iter().for_each(|code| metrics.failed(code));
         let mut text = String::new();
+        metrics.write_searches(&mut text);
+        assert!(text.contains("io_errors_total 2") && text.contains("checksum_failures_total 1"), "{text}");
+        text.clear();
         metrics.write_requests(&mut text);
         assert!(text.contains("requests_total{route=\"other\",status=\"404\"} 1"), "{text}");
         assert!(!text.contains("surprise") && !text.contains("status=\"42\""), "{text}");

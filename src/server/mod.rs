@@ -94,7 +94,6 @@ pub use admission::AdmissionSection;
 pub use auth::AuthSection;
 pub use config::{DEFAULTS, ServerConfig, Settings};
 pub use known::KnownQueries;
-pub use metrics::resident_bytes;
 pub use pool::{Job, Lost, Pending, Pool};
 pub use problem::Problem;
 pub use prompts::PromptsSection;

@@ -20,6 +20,10 @@ use super::trail::Trail;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
+/// Routes whose latencies `/v1/status` tells.
+const SEARCHES: [&str; 3] =
+    ["/search", "/v1/collections/{collection}/search", "/v1/collections/{collection}/search/batch"];
+
 /// Longest `x-request-id` that is taken over from the client.
 const LONGEST_ID: usize = 128;
 
@@ -55,6 +59,9 @@ pub(super) async fn observe(State(service): State<Arc<Service>>, mut request: Re
         }
     };
     let response = answer.instrument(span.clone()).await;
+    if let Some(problem) = response.extensions().get::<Problem>() {
+        service.metrics.failed(problem.code);
+    }
     let mut response = finish(response, &seen.method, &seen.path, &seen.request_id);
     if let Ok(id) = HeaderValue::from_str(&seen.request_id) {
         response.headers_mut().insert(REQUEST_ID, id);
@@ -89,7 +96,8 @@ impl Seen {
         service.metrics.request(route, status.as_u16(), took);
         let platform = &service.platform;
         if route == "/search" || route.starts_with("/v1/collections") {
-            platform.status.record(outcome(status), took);
+            let searched = status.is_success() && SEARCHES.contains(&route);
+            platform.status.record(outcome(status), searched.then_some(took));
         }
         let slow = platform.slow.wants(took);
         platform.telemetry.answered(&Answered {

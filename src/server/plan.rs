@@ -5,11 +5,14 @@ use std::time::{Duration, Instant};
 use base64::Engine as _;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 
+use super::admission::Demand;
 use super::api::{BlockRequest, DiversityRequest, Dtype, Effort, Eligibility, QueryPart, Rank, SearchRequest};
 use super::config::ServerConfig;
 use super::known::KnownQueries;
+use super::nearest::nearest;
 use super::problem::Problem;
 use crate::ads::{AdQuery, Block, CapBy, Diversity, RankBy, Ranking};
+use crate::attributes::Attribute;
 use crate::dataset::Scalar;
 use crate::encoder::Encoder;
 use crate::error::Error;
@@ -25,8 +28,10 @@ const MAX_ALPHA: f32 = 100.0;
 /// Largest weight of one of several queries.
 const MAX_WEIGHT: f32 = 1e6;
 /// Most of several queries, and most entries of a list of what must not be found.
-const MAX_VECTORS: usize = 32;
+pub(super) const MAX_VECTORS: usize = 32;
 const MAX_BLOCKED: usize = 10_000;
+/// What can be capped in every index.
+const OWNERS: [&str; 3] = ["advertiser", "campaign", "ad_group"];
 /// Longest key by which traffic is split, in bytes.
 const MAX_SPLIT_KEY: usize = 256;
 
@@ -45,6 +50,8 @@ pub(super) struct Rules<'a> {
     pub(super) metric: Metric,
     /// What recall targets are met by.
     pub(super) calibration: &'a [Calibration],
+    /// What can be filtered by, and capped.
+    pub(super) attributes: &'a [Attribute],
 }
 
 /// A request that can be carried out.
@@ -62,6 +69,13 @@ pub(super) struct Plan {
     pub(super) with_fields: bool,
     pub(super) explain: bool,
     pub(super) stats: bool,
+}
+
+impl Plan {
+    /// What it asks of a worker.
+    pub(super) fn demand(&self) -> Demand {
+        Demand { params: self.ad.params.clone(), by: self.ad.ranking.by, vectors: self.queries.len() }
+    }
 }
 
 /// What is searched for.
@@ -125,6 +139,7 @@ fn diversity(asked: &DiversityRequest) -> Result<Diversity, Problem> {
         return Err(Problem::meaning("diversity_out_of_range", "/diversity/max", "max is 0", remedy));
     }
     let by = match asked.key.as_str() {
+        // As in `OWNERS`.
         "advertiser" => CapBy::Advertiser,
         "campaign" => CapBy::Campaign,
         "ad_group" => CapBy::AdGroup,
@@ -175,9 +190,31 @@ impl Rules<'_> {
         let several = request.vectors.is_some();
         let queries = self.queries(request)?;
         let params = self.params(effort, limit + offset, deadline)?;
-        let vectors = Vec::new();
-        let ad = AdQuery { vectors, params, limit, offset, filter, serving, block, ranking };
+        self.check_ranking(&ranking, &params)?;
+        let (vectors, effort, most_candidates) = (Vec::new(), 1.0, self.config.limits.candidates);
+        let ad = AdQuery { vectors, params, limit, offset, filter, serving, block, ranking, effort, most_candidates };
         Ok(Plan { queries, several, ad, deadline, timeout_ms, allow_partial, with_fields, explain, stats })
+    }
+
+    /// Refuses orders that this index cannot give.
+    fn check_ranking(&self, ranking: &Ranking, params: &SearchParams) -> Result<(), Problem> {
+        if params.sparse_weight > 0.0 && ranking.by != RankBy::Relevance {
+            let detail =
+                format!("sparse_weight is {} beside rank ecpm, where codes contain bids", params.sparse_weight);
+            let remedy = "leave sparse_weight out, or give rank \"relevance\"";
+            return Err(Problem::meaning("invalid_value", "/params/sparse_weight", detail, remedy));
+        }
+        let Some(CapBy::Attribute(name)) = ranking.diversity.as_ref().map(|diversity| &diversity.by) else {
+            return Ok(());
+        };
+        let known = self.attributes.iter().map(|attribute| attribute.name.as_str());
+        if known.clone().any(|known| known == name) {
+            return Ok(());
+        }
+        let near = nearest(name, known.chain(OWNERS)).map_or(String::new(), |near| format!("did you mean {near:?}? "));
+        let remedy = format!("{near}give advertiser, campaign, ad_group or an attribute of the index");
+        let detail = format!("there is no attribute {name:?}");
+        Err(Problem::meaning("unknown_attribute", "/diversity/key", detail, remedy))
     }
 
     /// What is searched for: one query, or several with their weights.

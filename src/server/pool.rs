@@ -24,6 +24,9 @@ use tokio::sync::oneshot;
 use super::queue::{Queue, Task};
 use crate::error::{Error, Result};
 
+/// By how much workers stand back behind other threads.
+const NICENESS: i32 = 5;
+
 /// Worker threads behind a bounded queue. Dropping the pool ends the threads once the queue is empty.
 pub struct Pool<W> {
     queue: Arc<Queue<W>>,
@@ -189,7 +192,14 @@ impl<W> Drop for Pool<W> {
     }
 }
 
+/// Lets the threads that only move bytes go first where both want the same core: under overload a refusal takes microseconds, but waits
+/// for a whole search otherwise. On Linux this is a matter of the calling thread alone. Where it is not allowed nothing is lost.
+fn give_way() {
+    let _ = rustix::process::setpriority_process(None, NICENESS);
+}
+
 fn work<W>(number: usize, queue: &Queue<W>, state: &impl Fn() -> W, panics: &AtomicU64) {
+    give_way();
     let mut own = state();
     while let Some(task) = queue.pop(number) {
         // The state may be half changed after a panic, which is why it is replaced and not used again.

@@ -18,6 +18,7 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
 use super::pool::Lost;
+use crate::ads::LowSpace;
 use crate::error::Error;
 
 /// One error, as the client sees it.
@@ -139,13 +140,11 @@ impl From<Error> for Problem {
         match error {
             Error::Io { source, .. } if source.kind() == ErrorKind::StorageFull => {
                 tracing::error!(error = text, "the disk is full");
-                let (detail, remedy) =
-                    ("the disk is full; nothing was kept", "make room on the server; searches go on");
-                Problem::new(StatusCode::INSUFFICIENT_STORAGE, "disk_full", detail, remedy)
+                disk_full(&source)
             }
             Error::Io { .. } => {
                 tracing::error!(error = text, "input or output failed");
-                internal("io_error", "the index could not be read")
+                internal("io_error", "a file of the server could not be read or written")
             }
             Error::Corrupt { .. } => {
                 tracing::error!(error = text, "the index is damaged");
@@ -169,6 +168,22 @@ impl From<Error> for Problem {
             Error::DeadlineExceeded(ms) => Problem::deadline(ms),
         }
     }
+}
+
+/// There is no room for a write (507): none left, or less than is to be left.
+fn disk_full(source: &std::io::Error) -> Problem {
+    let low = source.get_ref().and_then(|inner| inner.downcast_ref::<LowSpace>());
+    let (detail, remedy) = match low {
+        Some(low) => (
+            format!("the disk of the state folder is nearly full ({low}); nothing was written"),
+            "make room on the server, and send it again: writes resume by themselves; searches go on",
+        ),
+        None => (
+            "the disk is full; what was sent is not acknowledged".to_string(),
+            "make room, then restart the server; searches go on",
+        ),
+    };
+    Problem::new(StatusCode::INSUFFICIENT_STORAGE, "disk_full", detail, remedy)
 }
 
 /// The server has more to do than it can (503); it will be through with that after `wait`.

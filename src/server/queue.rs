@@ -2,7 +2,8 @@
 //!
 //! One mutex guards it all. A task costs a worker a tenth of a millisecond or more, and the lock is held for less than a
 //! microsecond, but for the rare walks over all that waits: for a task whose deadline is nearer than another's, and for one
-//! that would be refused, to leave out those whose callers have gone (at most once a millisecond).
+//! that would be refused, to leave out those whose callers have gone (at most every 20 ms: under overload all of them would pay for it).
+//! What is refused or left out is dropped, with the body that it holds, after the lock is.
 
 use std::cmp::Ordering;
 use std::collections::BinaryHeap;
@@ -15,7 +16,7 @@ use super::pool::{Job, Lost};
 /// Where a task without a deadline stands in the queue.
 const PATIENCE: Duration = Duration::from_secs(1);
 /// Least time between two walks over the queue to leave out what nobody waits for.
-const PURGE_EVERY: Duration = Duration::from_millis(1);
+const PURGE_EVERY: Duration = Duration::from_millis(20);
 
 /// One task.
 pub(super) trait Task<W>: Send {
@@ -86,10 +87,11 @@ impl<W> Queue<W> {
     pub(super) fn push_all(&self, job: Job, tasks: Vec<(Duration, Box<dyn Task<W>>)>) -> Result<(), Lost> {
         let now = Instant::now();
         let cost = tasks.iter().map(|(cost, _)| *cost).max().unwrap_or_default();
+        let (mut left_out, mut refused) = (Vec::new(), Vec::new());
         let mut state = self.lock();
         let mut admitted = self.admit(&state, &Job { cost, ..job }, tasks.len(), now);
         if admitted.is_err() && now.duration_since(state.purged) >= PURGE_EVERY {
-            state.purge(now);
+            left_out = state.purge(now);
             admitted = self.admit(&state, &Job { cost, ..job }, tasks.len(), now);
         }
         if admitted.is_ok() {
@@ -97,18 +99,29 @@ impl<W> Queue<W> {
                 state.push(&job, cost, task, now);
                 self.ready.notify_one();
             }
+        } else {
+            refused = tasks;
         }
         self.publish(&state);
+        drop(state);
+        drop((left_out, refused));
         admitted
     }
 
     /// The next task for worker `number`, which has finished its last one; none when the queue is closed and empty.
     pub(super) fn pop(&self, number: usize) -> Option<Box<dyn Task<W>>> {
+        let mut passed = Vec::new();
         let mut state = self.lock();
         state.running[number] = None;
-        loop {
+        let next = loop {
             let Some(next) = state.heap.pop() else {
                 self.publish(&state);
+                if !passed.is_empty() {
+                    drop(state);
+                    dismiss(std::mem::take(&mut passed));
+                    state = self.lock();
+                    continue;
+                }
                 if !state.open {
                     return None;
                 }
@@ -116,19 +129,20 @@ impl<W> Queue<W> {
                 continue;
             };
             state.waiting = state.waiting.saturating_sub(next.cost);
-            if !next.task.wanted() {
-                continue;
-            }
             let now = Instant::now();
             // Late, but not so late that its deadline has passed: that is for the task itself to say, which knows its limit.
-            if now > next.begin_by && now < next.deadline && !state.heap.is_empty() {
-                next.task.refuse(Lost::Late(state.waiting / self.threads as u32));
+            let late = now > next.begin_by && now < next.deadline && !state.heap.is_empty();
+            if late || !next.task.wanted() {
+                passed.push((next.task, Lost::Late(state.waiting / self.threads as u32)));
                 continue;
             }
             state.running[number] = Some((now, next.cost));
             self.publish(&state);
-            return Some(next.task);
-        }
+            break next.task;
+        };
+        drop(state);
+        dismiss(passed);
+        Some(next)
     }
 
     /// Lets the workers go once nothing waits.
@@ -204,12 +218,20 @@ impl<W> State<W> {
         running + waiting
     }
 
-    /// Leaves out the tasks that nobody waits for.
-    fn purge(&mut self, now: Instant) {
-        self.heap.retain(|waiting| waiting.task.wanted());
+    /// Leaves out the tasks that nobody waits for, and returns them.
+    fn purge(&mut self, now: Instant) -> Vec<Waiting<W>> {
+        let (wanted, left_out): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.heap).into_iter().partition(|waiting| waiting.task.wanted());
+        self.heap = wanted.into();
         self.waiting = self.heap.iter().map(|waiting| waiting.cost).sum();
         self.purged = now;
+        left_out
     }
+}
+
+/// Tells those who wait for tasks, if any still do, that they are not done.
+fn dismiss<W>(tasks: Vec<(Box<dyn Task<W>>, Lost)>) {
+    tasks.into_iter().for_each(|(task, lost)| task.refuse(lost));
 }
 
 /// Where a job stands in the queue.

@@ -8,8 +8,8 @@
 //! The deadline of a request runs from its arrival. It is looked at when a worker takes the query up (an expired query
 //! is not searched at all), and by the engine between lists.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use axum::body::Bytes;
@@ -62,6 +62,10 @@ pub struct Service {
     /// Tells the request ids of this process from those of others.
     run: u32,
     pub(super) requests: AtomicU64,
+    /// Requests without a key by which traffic could be split.
+    pub(super) spread: AtomicU64,
+    /// Held while recall is measured on request: once at a time.
+    pub(super) measuring: Mutex<()>,
 }
 
 /// What is known of a request beside its body.
@@ -113,6 +117,14 @@ impl Service {
         let bound = Duration::from_millis(config.admission.queue_ms);
         let pool = Pool::start(threads, config.workers.queue, bound, worker)?;
         let platform = Platform::start(&config, &active.searcher)?;
+        for (what, cut) in collection.cuts() {
+            let (path, offset, bytes) = (cut.path.display(), cut.offset, cut.bytes);
+            tracing::warn!(
+                %path, offset, bytes,
+                "left out the torn end of the {what} journal: changes that were never acknowledged"
+            );
+        }
+        collection.notes().iter().for_each(|note| tracing::warn!("{note}"));
         collection.start_upkeep(|what, error| tracing::error!(%error, "{what} failed"))?;
         let status = platform.status.clone();
         let recall = match config.ads.recall_every {
@@ -124,7 +136,7 @@ impl Service {
         };
         let since_epoch = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
         let run = since_epoch.as_nanos() as u32 ^ std::process::id();
-        let (metrics, draining, requests) = Default::default();
+        let (metrics, draining, requests, spread, measuring) = Default::default();
         Ok(Arc::new(Service {
             config,
             collection,
@@ -138,6 +150,8 @@ impl Service {
             draining,
             run,
             requests,
+            spread,
+            measuring,
         }))
     }
 
@@ -386,7 +400,7 @@ impl Service {
         while plans.len() > 0 {
             let (service, trail, pinned) = (self.clone(), trail.clone(), pinned.clone());
             let plans: Vec<_> = plans.by_ref().take(share).collect();
-            let cost = plans.iter().map(|(_, plan)| self.platform.admission.cost(&plan.ad.params)).sum();
+            let cost = plans.iter().map(|(_, plan)| self.platform.admission.cost(&plan.demand())).sum();
             tasks.push((cost, move |worker: &mut WorkerState| service.search_share(&plans, &pinned, worker, &trail)));
         }
         self.pool.submit_all(job, tasks).map_err(|lost| self.shed(lost))
@@ -406,14 +420,15 @@ impl Service {
         plans.iter().map(search).collect()
     }
 
-    /// Runs a task of writing or looking up on the workers.
+    /// Runs a task of looking up or explaining on the workers. It stands in the queue as a search without a `timeout_ms` would: with a later
+    /// deadline every search would go first.
     pub(super) async fn on_worker(
         self: &Arc<Self>,
         context: Context,
         task: impl FnOnce(&Service, &Context, &mut WorkerState) -> std::result::Result<Vec<u8>, Problem> + Send + 'static,
     ) -> std::result::Result<Vec<u8>, Problem> {
         let (service, trail) = (self.clone(), context.trail.clone());
-        let deadline = context.arrived + Duration::from_millis(self.config.timeouts.search_max_ms);
+        let deadline = context.arrived + Duration::from_millis(self.config.timeouts.search_ms);
         let job = Job { cost: TASK_COST, deadline: Some(deadline), partial: false };
         let pending = self.submit(job, &trail, move |worker| task(&service, &context, worker))?;
         self.answer(pending).await

@@ -142,7 +142,7 @@ impl Target {
         let scheme = if self.encrypted { "https" } else { "http" };
         let mut command = format!("curl -sS --globoff -X {}", quoted(&request.method));
         if self.with_key {
-            command += " -H \"authorization: Bearer $BIGRAIN_KEY\"";
+            command += " -H \"authorization: Bearer $BIGRAIN_API_KEY\"";
         }
         if let Some(media) = &request.content_type {
             command += &format!(" -H {}", quoted(&format!("content-type: {media}")));
@@ -215,7 +215,7 @@ mod tests {
         let command = TARGET(true).curl(&request(1.0, "{\"a\": \"'; reboot; '\"}")).unwrap();
         assert_eq!(
             command,
-            "curl -sS --globoff -X 'POST' -H \"authorization: Bearer $BIGRAIN_KEY\" -H 'content-type: application/json' \
+            "curl -sS --globoff -X 'POST' -H \"authorization: Bearer $BIGRAIN_API_KEY\" -H 'content-type: application/json' \
              --data-raw '{\"a\": \"'\\''; reboot; '\\''\"}' 'http://127.0.0.1:7700/search'"
         );
     }

@@ -4,7 +4,8 @@
 //! grow, which are atomics; once a second [`Status::tick`] takes what came since the last time into a ring of windows. So a
 //! request pays for two additions, and a window is exact.
 //!
-//! Latencies are those of requests to collections that were answered without an error. Buckets have 16 steps an octave, so a
+//! Latencies are those of searches, single and in batches, that were answered with 2xx; the other figures count all requests to
+//! collections. Buckets have 16 steps an octave, so a
 //! quantile is right within 4 %.
 
 use std::collections::VecDeque;
@@ -107,7 +108,7 @@ pub(super) struct StatusAnswer {
     window_s: f64,
     /// Requests to collections that were answered, a second.
     qps: f64,
-    /// Median latency; none where nothing was answered.
+    /// Median latency of searches; none where none was answered.
     p50_ms: Option<f64>,
     p99_ms: Option<f64>,
     errors_per_s: f64,
@@ -163,15 +164,16 @@ impl Default for Status {
 }
 
 impl Status {
-    /// Counts a request.
-    pub(super) fn record(&self, outcome: Outcome, took: Duration) {
-        match outcome {
-            Outcome::Answered => {
-                self.counts.answered.fetch_add(1, Relaxed);
-                self.counts.latencies[bucket(took)].fetch_add(1, Relaxed);
-            }
-            Outcome::Failed => drop(self.counts.failed.fetch_add(1, Relaxed)),
-            Outcome::Shed => drop(self.counts.shed.fetch_add(1, Relaxed)),
+    /// Counts a request; `latency`: how long it took, if it was a search that found something out.
+    pub(super) fn record(&self, outcome: Outcome, latency: Option<Duration>) {
+        let count = match outcome {
+            Outcome::Answered => &self.counts.answered,
+            Outcome::Failed => &self.counts.failed,
+            Outcome::Shed => &self.counts.shed,
+        };
+        count.fetch_add(1, Relaxed);
+        if let Some(took) = latency {
+            self.counts.latencies[bucket(took)].fetch_add(1, Relaxed);
         }
     }
 
@@ -351,12 +353,14 @@ mod tests {
         let status = Status::default();
         assert_eq!((status.answer(present()).qps, status.answer(present()).p50_ms), (0.0, None));
         for ms in [1, 1, 1, 100] {
-            status.record(Outcome::Answered, Duration::from_millis(ms));
+            status.record(Outcome::Answered, Some(Duration::from_millis(ms)));
         }
-        status.record(Outcome::Shed, Duration::ZERO);
+        // What is no search counts, but tells nothing about how long searches take.
+        status.record(Outcome::Answered, None);
+        status.record(Outcome::Shed, None);
         status.tick();
         status.record_recall(RecallEstimate { estimate: 0.9, standard_error: 0.01, samples: 50 });
-        status.record(Outcome::Failed, Duration::ZERO);
+        status.record(Outcome::Failed, None);
         status.tick();
         let answer = status.answer(present());
         let near = |found: Option<f64>, wanted: f64| (found.unwrap() / wanted - 1.0).abs() < 0.04;

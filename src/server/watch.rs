@@ -2,10 +2,10 @@
 
 use axum::extract::State;
 
-use super::metrics::resident_bytes;
 use super::routes::{Answer, Shared, json_response};
 use super::service::json;
 use super::status::Present;
+use crate::build::resident_memory;
 
 /// How the server has done in the last two minutes.
 #[utoipa::path(get, path = "/v1/status", tag = "watching",
@@ -14,7 +14,7 @@ pub(super) async fn status(State(service): Shared) -> Answer {
     let present = Present {
         queue_depth: service.pool().queued(),
         backlog: service.pool().backlog(),
-        resident_bytes: resident_bytes(),
+        resident_bytes: resident_memory(),
         index_version: service.present().version.at.id.clone(),
     };
     Ok(json_response(json(&service.status().answer(present))?))

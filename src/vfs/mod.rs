@@ -26,7 +26,7 @@ mod tests;
 pub use memory::MemoryVfs;
 pub use real::RealVfs;
 
-use std::fs::{File, TryLockError};
+use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
@@ -74,10 +74,35 @@ pub trait Vfs: Send + Sync {
 
     /// Length of a file in bytes.
     fn len(&self, path: &Path) -> Result<u64>;
+
+    /// Bytes that may still be written below the directory `dir`; a file system that is never full need not count.
+    fn free_bytes(&self, dir: &Path) -> Result<u64> {
+        let _ = dir;
+        Ok(u64::MAX)
+    }
+
+    /// Takes the lock on which the writers of the directory `dir`, which must be there, have agreed. A file system that one process has to
+    /// itself needs none, which is the default here.
+    fn lock(&self, dir: &Path) -> Result<DirLock> {
+        let _ = dir;
+        Ok(DirLock::Unneeded)
+    }
+}
+
+/// What became of an attempt to lock a directory.
+#[derive(Debug)]
+pub enum DirLock {
+    /// There are no other writers.
+    Unneeded,
+    /// Locked for as long as this file is open.
+    Held(File),
+    /// Another process, or this one, holds the lock.
+    Taken,
 }
 
 /// Writes `path` anew in one step: `write` writes a file beside it, which then takes its place. Whoever reads `path`, even after
-/// a crash, finds the old file or the new one, whole.
+/// a crash, finds the old file or the new one, whole. Where it fails, what was written beside is removed: on a full disk it would be
+/// in the way.
 ///
 /// # Errors
 /// What `write` gives, and `Io`.
@@ -85,8 +110,11 @@ pub fn replace_file(vfs: &dyn Vfs, path: &Path, write: impl FnOnce(&Path) -> Res
     let mut name = path.file_name().unwrap_or_default().to_os_string();
     name.push(".writing");
     let beside = path.with_file_name(name);
-    write(&beside)?;
-    vfs.rename(&beside, path)?;
+    if let Err(error) = write(&beside).and_then(|()| vfs.rename(&beside, path)) {
+        // What stopped the writing is the error to tell.
+        let _ = vfs.remove_file(&beside);
+        return Err(error);
+    }
     vfs.sync_dir(path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new(".")))
 }
 
@@ -117,22 +145,15 @@ pub fn create_dir_durably(vfs: &dyn Vfs, dir: &Path) -> Result<()> {
 /// Name of the file by which a directory is kept to one writer.
 pub const LOCK: &str = ".lock";
 
-/// Keeps other writers out of a real directory for as long as the answer lives; a simulated directory has no others.
+/// Keeps other writers out of a directory for as long as the answer lives; None where there are no others.
 ///
 /// # Errors
 /// `InvalidParams` that begins with `taken` where another process, or this one, holds the lock; `Io`.
-pub fn lock_dir(dir: &Path, name: &'static str, taken: &str) -> Result<Option<File>> {
-    if !dir.is_dir() {
-        return Ok(None);
-    }
-    let path = dir.join(LOCK);
-    let file = File::create(&path).map_err(Error::io(&path))?;
-    match file.try_lock() {
-        Ok(()) => Ok(Some(file)),
-        Err(TryLockError::WouldBlock) => {
-            Err(Error::params(name, format!("{taken} {}; wait for it or choose another", dir.display())))
-        }
-        Err(TryLockError::Error(error)) => Err(Error::io(&path)(error)),
+pub fn lock_dir(vfs: &dyn Vfs, dir: &Path, name: &'static str, taken: &str) -> Result<Option<File>> {
+    match vfs.lock(dir)? {
+        DirLock::Unneeded => Ok(None),
+        DirLock::Held(file) => Ok(Some(file)),
+        DirLock::Taken => Err(Error::params(name, format!("{taken} {}; wait for it or choose another", dir.display()))),
     }
 }
 

@@ -1,11 +1,11 @@
 //! The operating system's file system.
 
-use std::fs::{self, File, Metadata, OpenOptions};
+use std::fs::{self, File, Metadata, OpenOptions, TryLockError};
 use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use super::{ReadFile, Vfs, WriteFile};
+use super::{DirLock, LOCK, ReadFile, Vfs, WriteFile};
 use crate::error::{Error, Result};
 
 /// The operating system's file system.
@@ -67,6 +67,22 @@ impl Vfs for RealVfs {
 
     fn len(&self, path: &Path) -> Result<u64> {
         fs::metadata(path).and_then(|meta| file_len(&meta)).map_err(Error::io(path))
+    }
+
+    fn free_bytes(&self, dir: &Path) -> Result<u64> {
+        let found = rustix::fs::statvfs(dir).map_err(|error| Error::io(dir)(error.into()))?;
+        // What is kept for the superuser does not count.
+        Ok(found.f_bavail.saturating_mul(found.f_frsize))
+    }
+
+    fn lock(&self, dir: &Path) -> Result<DirLock> {
+        let path = dir.join(LOCK);
+        let file = File::create(&path).map_err(Error::io(&path))?;
+        match file.try_lock() {
+            Ok(()) => Ok(DirLock::Held(file)),
+            Err(TryLockError::WouldBlock) => Ok(DirLock::Taken),
+            Err(TryLockError::Error(error)) => Err(Error::io(&path)(error)),
+        }
     }
 }
 

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::testing::{CrashVfs, Fault, FaultyVfs, Survival};
-use super::{MemoryVfs, RealVfs, Vfs, create_dir_durably};
+use super::{DirLock, LOCK, MemoryVfs, RealVfs, Vfs, create_dir_durably, lock_dir, replace_file};
 use crate::error::{Error, Result};
 
 fn kind<T>(result: Result<T>) -> ErrorKind {
@@ -302,4 +302,42 @@ fn a_crash_keeps_what_was_synced_in_a_renamed_directory() {
     vfs.remove_dir_all(path("/index/1")).unwrap();
     assert_eq!(vfs.after_crash(vfs.operations(), Survival::All).list(path("/index")).unwrap().len(), 0);
     assert!(vfs.after_crash(vfs.operations(), Survival::None).exists(path("/index/1/codes")).unwrap());
+}
+
+#[test]
+fn what_was_written_to_replace_a_file_is_removed_when_that_fails() {
+    let vfs = MemoryVfs::new();
+    vfs.put(Path::new("/index/now"), b"old").unwrap();
+    for n in 0..4 {
+        let faulty = FaultyVfs::once(Arc::new(vfs.clone()), n, Fault::Error(ErrorKind::StorageFull));
+        let replaced = replace_file(&faulty, Path::new("/index/now"), |beside| {
+            let mut file = faulty.create(beside)?;
+            file.write_all(b"new")?;
+            file.sync()
+        });
+        assert_eq!(kind(replaced), ErrorKind::StorageFull);
+        assert_eq!(vfs.list(Path::new("/index")).unwrap(), [Path::new("/index/now")], "fault {n}");
+        assert_eq!(vfs.bytes(Path::new("/index/now")).unwrap(), b"old");
+    }
+}
+
+#[test]
+fn only_the_real_file_system_locks_and_counts_its_room() {
+    let dir = tempfile::tempdir().unwrap();
+    // A simulated directory of the same name is another one.
+    let memory = MemoryVfs::new();
+    memory.create_dir_all(dir.path()).unwrap();
+    assert!(lock_dir(&memory, dir.path(), "journal", "taken").unwrap().is_none());
+    assert!(!dir.path().join(LOCK).exists());
+    assert_eq!(memory.free_bytes(dir.path()).unwrap(), u64::MAX);
+    let faulty = FaultyVfs::once(Arc::new(RealVfs), u64::MAX, Fault::Partial);
+    let held = faulty.lock(dir.path()).unwrap();
+    assert!(matches!(held, DirLock::Held(_)));
+    let taken = lock_dir(&RealVfs, dir.path(), "journal", "another process has opened").unwrap_err().to_string();
+    assert!(taken.contains("another process has opened") && taken.contains(&*dir.path().to_string_lossy()), "{taken}");
+    let free = RealVfs.free_bytes(dir.path()).unwrap();
+    assert!(free > 0 && free < u64::MAX);
+    faulty.set_free(17);
+    assert_eq!(faulty.free_bytes(dir.path()).unwrap(), 17);
+    assert_eq!(kind(RealVfs.free_bytes(&dir.path().join("nothing"))), ErrorKind::NotFound);
 }

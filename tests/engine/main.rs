@@ -10,3 +10,4 @@ mod crash;
 mod end_to_end;
 mod learned;
 mod reads;
+mod versions;

@@ -215,6 +215,18 @@ fn a_bad_line_spoils_only_itself() {
     assert!(answer["items"][2]["problem"]["remedy"].as_str().unwrap().contains("status"), "{answer}");
     let entity = ok(&send(server.address, "GET", &format!("{C}/control/campaign/7"), &[], b""));
     assert_eq!(entity["status"], "paused");
+    // A flight that an earlier line began cannot end before.
+    let flight = [
+        json!({"level": "campaign", "id": 7, "start": 100}),
+        json!({"level": "campaign", "id": 7, "end": 50}),
+        json!({"level": "campaign", "id": 7, "end": 150}),
+    ];
+    let answer = patch(server.address, &flight);
+    assert_eq!((answer["accepted"].as_u64(), answer["rejected"].as_u64()), (Some(2), Some(1)), "{answer}");
+    assert_eq!(answer["items"][1]["problem"]["pointer"], "/end", "{answer}");
+    // An ad that nobody knows belongs to the ad group that its first patch names.
+    let unknown = patch(server.address, &[json!({"level": "ad", "id": 77_777, "status": "paused"})]);
+    assert_eq!(unknown["items"][0]["problem"]["pointer"], "/parent", "{unknown}");
     assert_eq!(send(server.address, "GET", &format!("{C}/control/campaign/8"), &[], b"").status, 404);
     let items = [ad(9_000, 1), json!({"key": 9_001, "vector": [1.0]}), json!({"key": 9_002}), ad(9_003, 2)];
     let answer = put(server.address, &items);
@@ -300,6 +312,13 @@ fn ecpm_ranks_by_money_and_caps_keep_the_list_full() {
         assert!(ecpm(&pair[0]) >= ecpm(&pair[1]) && pair[1]["relevance"].as_f64() >= Some(0.05), "{answer}");
     }
     assert!((hits[0]["ecpm_micros"].as_f64().unwrap() - ecpm(&hits[0])).abs() < 1.0);
+    // Exact is exact by what ranks, not by relevance.
+    let mut all = base.clone();
+    (all["rank"], all["limit"]) = (json!("relevance"), json!(ROWS));
+    let all = search(server.address, all);
+    let mut earns: Vec<&Value> = all["hits"].as_array().unwrap().iter().collect();
+    earns.sort_by(|a, b| ecpm(b).total_cmp(&ecpm(a)));
+    assert!(hits.iter().zip(earns).all(|(hit, due)| hit["key"] == due["key"]), "{answer}");
     let mut capped = base.clone();
     capped["diversity"] = json!({"key": "campaign", "max": 2});
     let answer = search(server.address, capped.clone());
@@ -362,6 +381,14 @@ fn explanations_name_the_step_and_what_would_let_the_ad_in() {
     let exact = keys(&search(server.address, json!({"vector": vector(5), "limit": ROWS, "params": {"exact": true}})));
     let second = exact[1];
     assert_eq!(explain(strict, second).1, "min_relevance");
+    // What is in an answer was lost nowhere, also where bids chose the candidates.
+    let money = json!({"vector": vector(5), "limit": 20, "rank": "ecpm", "explain": true, "stats": true});
+    let answer = search(server.address, money.clone());
+    assert!(answer["stats"]["lists_probed"].as_u64() <= Some(8), "{answer}");
+    for hit in answer["hits"].as_array().unwrap() {
+        let (found, lost_at, _, way) = explain(money.clone(), hit["key"].as_u64().unwrap());
+        assert!(found && lost_at.is_empty() && hit["explain"]["list_rank"].as_u64() < Some(8), "{hit} {way}");
+    }
     // Each remedy, applied, leads at least one step further, until the ad is found.
     let worst = exact[ROWS - 1];
     let mut query = json!({"vector": vector(5), "limit": 5, "params": {"nprobe": 1, "candidates": 5}});
@@ -415,6 +442,14 @@ fn versions_are_staged_activated_and_rolled_back() {
     let share = chosen.iter().filter(|version| **version == half).count();
     assert!((8..=32).contains(&share), "{share} of 40");
     assert_eq!((0..40).map(|i| version_of(format!("user {i}"))).collect::<Vec<_>>(), chosen, "a key keeps its version");
+    // Requests without a key are spread, whatever they call themselves.
+    let named = |i: u32| {
+        let body = json!({"vector": vector(1), "limit": 1}).to_string();
+        let headers = [("content-type", "application/json"), ("x-request-id", &*format!("mine-{i}"))];
+        ok(&send(server.address, "POST", &format!("{C}/search"), &headers, body.as_bytes()))["index_version"].clone()
+    };
+    let share = (0..40).filter(|&i| named(i) == half).count();
+    assert!((8..=32).contains(&share), "{share} of 40");
     drop(server);
     // The split outlives the server.
     let server = place.serve();

@@ -47,6 +47,16 @@ fn a_key_opens_what_its_scope_names() {
     }
     assert_eq!((status("GET", "/v1/slow", READ), status("GET", "/v1/slow", ADMIN)), (403, 200));
     assert_eq!(status("GET", "/nowhere", READ), 404);
+    // Measuring recall is no search: its body is looked at only with a larger scope.
+    let recall = "/v1/collections/default/recall";
+    assert_eq!((status("POST", recall, READ), status("POST", recall, ADMIN)), (403, 422));
+    // Where versions lie is for those who may stage some.
+    let path_of = |key: &str| {
+        let path = "/v1/collections/default/versions";
+        let answer = ask(server.address, "GET", path, Some(&format!("Bearer {key}"))).json();
+        answer["versions"][0]["path"].is_string()
+    };
+    assert_eq!((path_of(READ), path_of(ADMIN)), (false, true));
     let refused = ask(server.address, "GET", "/v1/slow", Some(&format!("bearer {READ}")));
     assert_eq!(refused.json()["code"], "forbidden");
     let challenge = refused.header("www-authenticate").unwrap();

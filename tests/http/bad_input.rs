@@ -70,6 +70,13 @@ fn requests_without_meaning_are_422_with_a_pointer() {
         (with("params", json!({"recall_target": 0.9, "nprobe": 3})), "params_out_of_range", "/params/recall_target"),
         (with("params", json!({"recall_target": 0.9, "exact": true})), "params_out_of_range", "/params/recall_target"),
         (with("params", json!({"sparse_wieght": 0.3})), "unknown_field", "/params/sparse_wieght"),
+        (with("diversity", json!({"key": "titel", "max": 2})), "unknown_attribute", "/diversity/key"),
+        (with("diversity", json!({"key": "campaigns", "max": 2})), "unknown_attribute", "/diversity/key"),
+        (
+            json!({"vector": vector(0), "rank": "ecpm", "params": {"sparse_weight": 0.3}}).to_string(),
+            "invalid_value",
+            "/params/sparse_weight",
+        ),
         (with("vectro", json!(1)), "unknown_field", "/vectro"),
         (with("text", json!("red shoe")), "query_ambiguous", ""),
         (json!({"text": "red shoes"}).to_string(), "unknown_text", "/text"),
@@ -83,6 +90,16 @@ fn requests_without_meaning_are_422_with_a_pointer() {
         assert_eq!((status, found.as_str(), place.as_str()), (422, code, pointer), "{body}: {problem}");
     }
     assert_eq!(post(server.address, "/search", &with("stats", json!(true))).status, 200, "the server lives on");
+}
+
+#[test]
+fn recall_is_not_measured_where_exact_search_is_switched_off() {
+    let server = start(|config| config.limits.exact = false);
+    let path = "/v1/collections/default/recall";
+    let (status, code, _, problem) = refused(&server, path, "{}");
+    assert_eq!((status, code.as_str()), (422, "exact_not_allowed"), "{problem}");
+    let (status, code, pointer, problem) = refused(&server, path, "{\"queries\": 0}");
+    assert_eq!((status, code.as_str(), pointer.as_str()), (422, "queries_out_of_range", "/queries"), "{problem}");
 }
 
 #[test]

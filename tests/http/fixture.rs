@@ -13,7 +13,7 @@ use bigrain::index::{Calibration, Effort, Index, Manifest};
 use bigrain::search::{OpenOptions, Searcher};
 use bigrain::server::{Pending, ServerConfig, Service, serve};
 use bigrain::train::Silent;
-use bigrain::vfs::RealVfs;
+use bigrain::vfs::{RealVfs, Vfs};
 use tokio::sync::oneshot;
 
 pub(crate) const DIM: usize = 16;
@@ -34,7 +34,7 @@ pub(crate) fn vector(row: usize) -> Vec<f32> {
 }
 
 /// Builds the index; with heads, a second time over a quantizer that has them.
-fn build(dir: &Path, rows: usize, heads: Heads) -> PathBuf {
+pub(crate) fn build(dir: &Path, rows: usize, heads: Heads) -> PathBuf {
     let (vectors, keys, fields) = (dir.join("vectors.npy"), dir.join("keys.txt"), dir.join("fields.jsonl"));
     let lines = |line: &dyn Fn(usize) -> String| (0..rows).map(|row| line(row) + "\n").collect::<String>();
     std::fs::write(&vectors, npy(&(0..rows).map(vector).collect::<Vec<_>>())).unwrap();
@@ -112,11 +112,16 @@ pub(crate) fn start_over(rows: usize, heads: Heads, change: impl FnOnce(&mut Ser
 
 /// A server of the collection whose first version is `index`, with the defaults as changed by `change`.
 pub(crate) fn start_collection(index: &Path, change: impl FnOnce(&mut ServerConfig)) -> Server {
+    start_collection_on(Arc::new(RealVfs), index, change)
+}
+
+/// The same with another way to the files of the state folder.
+pub(crate) fn start_collection_on(vfs: Arc<dyn Vfs>, index: &Path, change: impl FnOnce(&mut ServerConfig)) -> Server {
     let mut config = patient_config();
     let queries = tempfile::tempdir().unwrap();
     known_queries(queries.path(), &mut config);
     change(&mut config);
-    let collection = Collection::open(index, config.ads.options(config.index.options())).unwrap();
+    let collection = Collection::open_on(vfs, index, config.ads.options(config.index.options())).unwrap();
     let searcher = collection.active().searcher.clone();
     run(Service::over(config, collection).unwrap(), searcher)
 }

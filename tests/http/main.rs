@@ -5,6 +5,7 @@ mod answers;
 mod auth;
 mod bad_input;
 mod client;
+mod disk;
 mod faults;
 mod fixture;
 mod overload;

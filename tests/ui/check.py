@@ -4,8 +4,8 @@
     tests/ui/check.py http://127.0.0.1:7700 [--shots DIR] [--key KEY] [--text "bluetooth speaker"]
 
 Needs the Python package `playwright` (its own browsers are not needed) and Chromium as the system has it; without them it
-says so and exits 0 with "skipped". Writes screenshots to --shots. It pauses one campaign and resumes it, and switches
-versions only where the server offers another one, and back: run it against a server that may be touched.
+says so and exits 0 with "skipped". Writes screenshots to --shots. It pauses one campaign and resumes it, and measures recall, and
+switches versions and splits traffic only where the server offers another one, and back: run it against a server that may be touched.
 """
 
 import argparse
@@ -132,7 +132,7 @@ def filters(t):
 def explains(t):
     t.search(t.options.text)
     t.page.click(".hit .title >> nth=0")
-    t.sees("#drawer .verdict", "In the answer")
+    t.sees("#drawer .verdict", "In the answer, at place 1.")
     t.sees("#drawer .steps", "verify")
     t.shot("4-explain")
     t.page.keyboard.press("Escape")
@@ -224,17 +224,44 @@ def versions(t):
     t.sees(".versions tr:has(.badge.active)", active)
 
 
+def measures(t):
+    t.page.click("nav [data-view=versions]")
+    t.page.click("button:text-is('Measure recall@10')")
+    t.sees("#toasts", "Recall@10")
+    assert not t.text("#problem"), t.text("#problem")
+    t.shot("10-measured")
+
+
+def splits(t):
+    t.page.click("nav [data-view=versions]")
+    t.page.wait_for_selector(".versions tbody tr")
+    if not t.page.query_selector("#split-share"):
+        return "only one version"
+
+    def apply(share, button, shown):
+        t.page.fill("#split-share", share)
+        t.page.click(".split button[type=submit]")
+        t.page.click(f"#dialog button:text-is('{button}')")
+        t.sees(".split", shown)
+        assert not t.text("#problem"), t.text("#problem")
+
+    apply("25", "Split", "Now 25 % of requests")
+    t.shot("11-split")
+    assert t.page.get_attribute("#split-share", "max") == "99", "all requests are for activating"
+    apply("0", "End", "Now all requests go to the active version")
+
+
 def narrow(t):
     t.page.set_viewport_size({"width": 390, "height": 844})
     t.search(t.options.text)
     wide = t.page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
     assert wide <= 0, f"nothing sticks out, but {wide} pixels do"
-    t.shot("10-narrow")
+    t.shot("12-narrow")
 
 
 CHECKS = [
     opens, keyboard_searches, hash_is_shared, ranks_by_ecpm, filters, explains, why_not, shows_problems, escapes, pauses,
-    live, versions, narrow,
+    live, versions, measures, splits, narrow,
 ]
 
 

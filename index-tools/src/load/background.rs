@@ -38,7 +38,9 @@ pub struct Background {
 /// What became of it.
 #[derive(Debug, Default)]
 pub(super) struct Aside {
+    /// Patches that were applied, and those of requests answered with 2xx that were not.
     patches: u64,
+    rejected: u64,
     /// Of requests of one or more patches, answered with 2xx.
     latency: Histogram,
     failures: BTreeMap<String, u64>,
@@ -79,11 +81,12 @@ async fn update(plan: Plan, notes: Notes) {
             let outcome = patch(&plan, &mut kept, lines.concat().as_bytes()).await;
             let mut notes = notes.borrow_mut();
             match outcome {
-                Ok(200..300) => {
-                    notes.patches += due - sent;
+                Ok((200..300, rejected)) => {
+                    notes.patches += (due - sent).saturating_sub(rejected);
+                    notes.rejected += rejected;
                     notes.latency.record(asked.elapsed());
                 }
-                Ok(status) => *notes.failures.entry(status.to_string()).or_default() += 1,
+                Ok((status, _)) => *notes.failures.entry(status.to_string()).or_default() += 1,
                 Err(name) => *notes.failures.entry(name.to_string()).or_default() += 1,
             }
             sent = due;
@@ -93,8 +96,9 @@ async fn update(plan: Plan, notes: Notes) {
     }
 }
 
-/// The status that the server gives these patches, or why there is none. The connection is kept where it can be.
-async fn patch(plan: &Plan, kept: &mut Option<Connection>, lines: &[u8]) -> Result<u16, &'static str> {
+/// The status that the server gives these patches and how many of them it rejects, or why there is none. The connection is kept
+/// where it can be.
+async fn patch(plan: &Plan, kept: &mut Option<Connection>, lines: &[u8]) -> Result<(u16, u64), &'static str> {
     let request = plan.target.request("PATCH", "/control", "application/x-ndjson", lines);
     let exchange = async {
         let mut connection = match kept.take() {
@@ -102,12 +106,18 @@ async fn patch(plan: &Plan, kept: &mut Option<Connection>, lines: &[u8]) -> Resu
             None => Connection::open(plan.target.address).await?,
         };
         let reply = connection.ask(&request).await?;
-        let (status, closes) = (reply.status, reply.closes);
+        let (answer, closes) = ((reply.status, rejected(reply.body)), reply.closes);
         *kept = (!closes).then_some(connection);
-        Ok(status)
+        Ok(answer)
     };
     let answered = timeout(plan.timeout, exchange).await;
     answered.map_err(|_| "timeout")?.map_err(|failure: super::http::Failure| failure.name())
+}
+
+/// How many patches an answer says were not taken.
+fn rejected(body: &[u8]) -> u64 {
+    let answer: Option<Value> = serde_json::from_slice(body).ok();
+    answer.and_then(|answer| answer["rejected"].as_u64()).unwrap_or(0)
 }
 
 /// Sends a request a byte a second, again and again, for as long as the server lets it.
@@ -134,7 +144,7 @@ async fn slow_client(plan: Plan, notes: Notes) {
 impl Aside {
     pub(super) fn json(&self) -> Value {
         let slow = json!({"opened": self.slow_opened, "ended": self.slow_ended, "refused": self.slow_refused});
-        let updates = json!({"patches": self.patches, "latency_ms": self.latency.json(), "failures": self.failures});
+        let updates = json!({"patches": self.patches, "rejected": self.rejected, "latency_ms": self.latency.json(), "failures": self.failures});
         json!({"updates": updates, "slow_clients": slow})
     }
 
@@ -148,6 +158,9 @@ impl Aside {
                 grouped(self.patches)
             ));
         }
+        if self.rejected > 0 {
+            lines.push(format!("{} control patches rejected", grouped(self.rejected)));
+        }
         lines.extend(
             self.failures.iter().map(|(name, count)| format!("{} requests of patches failed: {name}", grouped(*count))),
         );
@@ -156,5 +169,16 @@ impl Aside {
             lines.push(format!("slow clients: {opened} connections, {ended} ended by the server, {refused} refused"));
         }
         lines
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn patches_that_were_not_taken_are_told_from_those_that_were() {
+        assert_eq!(rejected(br#"{"accepted": 1, "rejected": 2, "items": []}"#), 2);
+        assert_eq!(rejected(b"{}") + rejected(b"no json"), 0);
     }
 }

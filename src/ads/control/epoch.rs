@@ -59,6 +59,8 @@ pub enum Reason {
     NotStarted,
     /// A flight above is over.
     Ended,
+    /// The ad got its first record after the request had begun, so that the request's epoch does not know it.
+    Unknown,
 }
 
 impl std::fmt::Display for Reason {
@@ -68,6 +70,7 @@ impl std::fmt::Display for Reason {
             Reason::Budget { level, id } => write!(f, "the budget of {level} {id} is exhausted"),
             Reason::NotStarted => f.write_str("its flight has not started"),
             Reason::Ended => f.write_str("its flight has ended"),
+            Reason::Unknown => f.write_str("it got its first record after this request had begun"),
         }
     }
 }
@@ -79,7 +82,7 @@ pub struct Standing {
     pub from: i64,
     /// First second after the flight: the earliest end on the chain; `i64::MAX` where there is none.
     pub until: i64,
-    /// What stops it at any time: [`Reason::Paused`] or [`Reason::Budget`].
+    /// What stops it at any time: [`Reason::Paused`] or [`Reason::Budget`], or [`Reason::Unknown`].
     pub blocked: Option<Reason>,
     /// The bid nearest to the ad, in millionths of the currency; 0 where there is none.
     pub bid_micros: u64,
@@ -94,6 +97,9 @@ pub struct Standing {
 }
 
 impl Standing {
+    /// Of an ad whose record an epoch does not know: it may say that the ad is paused, and the next request will know.
+    const UNKNOWN: Standing = Standing { blocked: Some(Reason::Unknown), ..Standing::OPEN };
+
     /// Of what nobody has said anything about.
     pub(super) const OPEN: Standing = Standing {
         from: i64::MIN,
@@ -167,7 +173,7 @@ impl Settled {
         let blocked = blocked.and_then(|reason| match reason {
             Reason::Paused { level, .. } => Some((Block::Paused, level)),
             Reason::Budget { level, .. } => Some((Block::Budget, level)),
-            Reason::NotStarted | Reason::Ended => None,
+            Reason::NotStarted | Reason::Ended | Reason::Unknown => None,
         });
         Settled { from, until, bid_micros, advertiser, campaign, ad_group, ctr: ctr.unwrap_or(f32::NAN), blocked }
     }
@@ -293,7 +299,8 @@ impl Epoch {
         self.number
     }
 
-    /// What holds for a row of this owner. An owner that is younger than the epoch says nothing in it: active, without a bid.
+    /// What holds for a row of this owner. An ad group that is younger than the epoch says nothing in it: active, without a bid. An ad
+    /// whose record is younger than the epoch is stopped, for its ad group of before is not known any more.
     #[inline]
     pub fn standing(&self, owner: Owner) -> Standing {
         if owner.0 & AD == 0 {
@@ -301,7 +308,7 @@ impl Epoch {
         }
         match self.entries[Level::Ad as usize].get(owner.0 ^ AD) {
             Some(ad) => self.of_group(ad.parent).under(Level::Ad, ad),
-            None => Standing::OPEN,
+            None => Standing::UNKNOWN,
         }
     }
 

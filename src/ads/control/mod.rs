@@ -38,13 +38,13 @@ mod tests;
 
 pub use epoch::{Epoch, Owner, Reason, Standing};
 pub use patch::{Budget, Entity, Field, Level, MAX_BID_MICROS, Patch, Status};
+pub use table::Earlier;
 
-use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
 
 use crate::error::{Error, Result};
-use crate::journal::{Grouped, Journal};
+use crate::journal::{Cut, Grouped, Journal};
 use crate::types::Key;
 use crate::vfs::Vfs;
 use table::Table;
@@ -62,6 +62,7 @@ pub struct Control {
     /// What readers see; apart from the table, so that they wait for no patch that is being worked in.
     current: RwLock<Arc<Epoch>>,
     log: Grouped<Vec<Patch>>,
+    cut: Option<Cut>,
     /// Held while a snapshot is written.
     checkpointing: Mutex<()>,
 }
@@ -85,8 +86,9 @@ impl Control {
         })?;
         store::check_journal(&*vfs, dir, included, &journal)?;
         let current = RwLock::new(table.publish(number));
+        let cut = journal.cut().cloned();
         let (table, log) = (RwLock::new(table), Grouped::new(journal));
-        Ok(Control { vfs, dir: dir.into(), table, current, log, checkpointing: Mutex::new(()) })
+        Ok(Control { vfs, dir: dir.into(), table, current, log, cut, checkpointing: Mutex::new(()) })
     }
 
     /// Applies patches in their order, all or none; they are durable and visible when it returns. The number of the epoch from
@@ -139,7 +141,15 @@ impl Control {
     /// beyond the year 9999, a bid above [`MAX_BID_MICROS`], a click rate outside 0 to 1, nothing to change, the first patch of
     /// an ad that does not name its parent.
     pub fn check(&self, patch: &Patch) -> Result<()> {
-        self.table().check(patch, &BTreeSet::new())
+        self.check_after(patch, &mut Earlier::default())
+    }
+
+    /// Whether a patch can be applied in one call after those that were checked with the same `earlier`; if so, it is one of them then.
+    ///
+    /// # Errors
+    /// As those of [`Control::check`].
+    pub fn check_after(&self, patch: &Patch, earlier: &mut Earlier) -> Result<()> {
+        self.table().check(patch, earlier)
     }
 
     /// The state of now.
@@ -174,6 +184,11 @@ impl Control {
     pub fn entity(&self, level: Level, id: u64) -> Option<Entity> {
         let table = self.table();
         table.ordinal(level, id).and_then(|ordinal| table.epoch().entity(level, ordinal))
+    }
+
+    /// What opening left out of the journal because a crash had torn it: patches that were never acknowledged.
+    pub fn cut(&self) -> Option<&Cut> {
+        self.cut.as_ref()
     }
 
     /// Bytes of the journal, which is replayed when the table is opened.

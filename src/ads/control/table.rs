@@ -12,6 +12,18 @@ const MAX_ENTITIES: usize = (1 << 31) - 1;
 /// Room that is kept for patches which were checked and are not applied yet.
 const ROOM: usize = 1 << 24;
 
+/// First and last second of a flight, as far as they are said.
+type Flight = (Option<i64>, Option<i64>);
+
+/// What patches that were checked, and will be applied together, say before the next of them.
+#[derive(Default)]
+pub struct Earlier {
+    /// Ads whose parents they name.
+    named: BTreeSet<u64>,
+    /// Flights as they leave them.
+    flights: HashMap<(Level, u64), Flight>,
+}
+
 pub(super) struct Table {
     /// Ordinals by level and id.
     ordinals: [HashMap<u64, u32>; 4],
@@ -50,27 +62,34 @@ impl Table {
     /// # Errors
     /// The first that cannot be applied.
     pub(super) fn check_all(&self, patches: &[Patch]) -> Result<()> {
-        let mut named = BTreeSet::new();
-        for patch in patches {
-            self.check(patch, &named)?;
-            if patch.level == Level::Ad && patch.parent != Field::Keep {
-                named.insert(patch.id);
-            }
+        let mut earlier = Earlier::default();
+        patches.iter().try_for_each(|patch| self.check(patch, &mut earlier))
+    }
+
+    /// Checks a patch after `earlier` ones, and notes it among them if it is good.
+    pub(super) fn check(&self, patch: &Patch, earlier: &mut Earlier) -> Result<()> {
+        patch.check()?;
+        let level = patch.level as usize;
+        let entry = self.ordinal(patch.level, patch.id).and_then(|ordinal| self.epoch.entries[level].get(ordinal));
+        if entry.is_none() {
+            self.check_new(patch, earlier)?;
+        }
+        if (patch.start, patch.end) != (Field::Keep, Field::Keep) {
+            let known = || entry.map_or((None, None), |entry| (entry.record.start(), entry.record.end()));
+            let (start, end) = earlier.flights.get(&(patch.level, patch.id)).copied().unwrap_or_else(known);
+            let flight = (patch.start.after(start), patch.end.after(end));
+            check_flight(flight.0, flight.1)?;
+            earlier.flights.insert((patch.level, patch.id), flight);
+        }
+        if patch.level == Level::Ad && patch.parent != Field::Keep {
+            earlier.named.insert(patch.id);
         }
         Ok(())
     }
 
-    /// Checks a patch; `named` are ads whose parents were named just before.
-    pub(super) fn check(&self, patch: &Patch, named: &BTreeSet<u64>) -> Result<()> {
-        patch.check()?;
-        let level = patch.level as usize;
-        let entry = self.ordinal(patch.level, patch.id).and_then(|ordinal| self.epoch.entries[level].get(ordinal));
-        let (start, end) = entry.map_or((None, None), |entry| (entry.record.start(), entry.record.end()));
-        check_flight(patch.start.after(start), patch.end.after(end))?;
-        if entry.is_some() {
-            return Ok(());
-        }
-        if patch.level == Level::Ad && patch.parent == Field::Keep && !named.contains(&patch.id) {
+    /// Checks the first patch of an entity.
+    fn check_new(&self, patch: &Patch, earlier: &Earlier) -> Result<()> {
+        if patch.level == Level::Ad && patch.parent == Field::Keep && !earlier.named.contains(&patch.id) {
             let reason = format!("ad {} has no record yet; name its ad group, or null for none", patch.id);
             return Err(Error::params("parent", reason));
         }

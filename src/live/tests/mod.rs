@@ -79,6 +79,25 @@ pub(super) fn open(vfs: &(impl Vfs + Clone + 'static), base: usize) -> Result<Li
     Live::open(Arc::new(vfs.clone()), Path::new(LIVE), open_base(vfs, &version(base))?)
 }
 
+impl Live {
+    /// What the next request over the first base sees.
+    fn snapshot(&self) -> Arc<Snapshot> {
+        self.snapshots()[0].clone()
+    }
+
+    /// Follows the changes over `base` alone, and keeps of the journal what this base or those before it need.
+    fn switch(&self, base: Arc<Searcher>) -> Result<()> {
+        let before = self.snapshots();
+        let needed = before.iter().map(|snapshot| self.included_seq(snapshot.base())).min();
+        let needed = needed.unwrap_or(0).min(self.included_seq(&base));
+        self.attach(base)?;
+        before.iter().for_each(|snapshot| self.detach(snapshot.base()));
+        // A longer journal is no harm, and a disk that fails here fails the next change, which says so.
+        let _ = self.trim(needed);
+        Ok(())
+    }
+}
+
 /// A small base in memory with its model, and an empty journal.
 pub(super) fn fresh(rows: u64, change: impl FnOnce(&mut BuildSpec)) -> (MemoryVfs, Live, Model) {
     let (vfs, model) = (MemoryVfs::new(), documents(rows, 1));

@@ -136,7 +136,7 @@ pub(in crate::server) struct ExplainRequest {
 #[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(in crate::server) struct RecallRequest {
-    /// Queries to measure with; 100 when left out.
+    /// Queries to measure with; 100 when left out. Fewer where time does not suffice: the answer says how many.
     pub(in crate::server) queries: Option<u64>,
     /// What to ask beside the query itself, as in a search: limit, params, filter, rank and so on.
     pub(in crate::server) search: Option<SearchRequest>,

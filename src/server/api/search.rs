@@ -133,7 +133,8 @@ pub(in crate::server) struct Effort {
     pub(in crate::server) recall_target: Option<f32>,
     /// Score every row exactly; the other parameters do not apply then.
     pub(in crate::server) exact: Option<bool>,
-    /// Weight of the code score beside the dense score; 0 when left out.
+    /// Weight of the code score beside the dense score; 0 when left out. Not beside rank `ecpm`. Ads that came after the version was built
+    /// have no code: their order is by the dense score alone.
     pub(in crate::server) sparse_weight: Option<f32>,
 }
 

@@ -48,7 +48,7 @@ async function showVerdict(parts, query, key, signal) {
 }
 
 function verdict({ found, rank, lost_at: lost, remedy }) {
-  if (found) return h('p', { class: 'verdict good' }, known(rank) ? `In the answer, at place ${rank}.` : 'In the answer.');
+  if (found) return h('p', { class: 'verdict good' }, known(rank) ? `In the answer, at place ${rank + 1}.` : 'In the answer.');
   return h(
     'div',
     { class: 'verdict bad' },

@@ -82,19 +82,19 @@ async function rollBack({ previous, active }, act) {
   }
 }
 
-/** The share of requests (by their split key) that another version answers. */
+/** The share of requests (by their split key) that another version answers; 0 ends the split, activating is how to give it all. */
 function splitForm({ versions = [], active, split }, act) {
   const others = versions.filter(({ version, state }) => version !== active && state !== 'refused').map(({ version }) => version);
   if (!others.length) return null;
   const select = h('select', { id: 'split-version' }, others.map((name) => h('option', { selected: name === split?.version }, name)));
-  const range = h('input', { id: 'split-share', type: 'range', min: 0, max: 100, step: 1, value: Math.round((split?.share ?? 0) * 100) });
+  const range = h('input', { id: 'split-share', type: 'range', min: 0, max: 99, step: 1, value: Math.round((split?.share ?? 0) * 100) });
   const shown = h('output', { for: 'split-share' }, `${range.value} %`);
   range.addEventListener('input', () => (shown.textContent = `${range.value} %`));
   const submit = async (event) => {
     event.preventDefault();
     const [version, share] = [select.value, Number(range.value) / 100];
     const text = share ? `${range.value} % of requests, by their split key, are answered by ${version}, the others by ${active}.` : `All requests are answered by ${active}.`;
-    if (await confirm('Split requests?', text, 'Split')) await act(text, () => post(path('/split'), { version, share }));
+    if (await confirm(share ? 'Split requests?' : 'End the split?', text, share ? 'Split' : 'End')) await act(text, () => post(path('/split'), share ? { version, share } : {}));
   };
   const now = split ? `Now ${Math.round(split.share * 100)} % of requests go to ${split.version}.` : 'Now all requests go to the active version.';
   return h(
@@ -126,8 +126,9 @@ function stageForm(act) {
 }
 
 function measures(act) {
-  const compact = (event) => act('Compacted: the new version is in the list.', () => post(path('/compact'), {}), event.currentTarget);
-  const recall = (event) => act(inFigures, () => post(path('/recall'), { queries: 100, limit: 10, params: {} }), event.currentTarget);
+  const told = ({ compacted }) => (compacted ? 'Compacted: the new version serves.' : 'Nothing to compact: there are no changes over the active version.');
+  const compact = (event) => act(told, () => post(path('/compact'), {}), event.currentTarget);
+  const recall = (event) => act(inFigures, () => post(path('/recall'), { queries: 100, search: { limit: 10 } }), event.currentTarget);
   return h(
     'section',
     {},

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::error::{Error, Result};
-use crate::vfs::{ReadFile, Vfs, WriteFile};
+use crate::vfs::{DirLock, ReadFile, Vfs, WriteFile};
 
 /// How an operation fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,7 +30,8 @@ pub struct FaultyVfs {
 
 struct Plan {
     done: AtomicU64,
-    first: u64,
+    free: AtomicU64,
+    first: AtomicU64,
     last: u64,
     fault: Fault,
 }
@@ -38,12 +39,27 @@ struct Plan {
 impl FaultyVfs {
     /// Operation `n` fails, the others work.
     pub fn once(inner: Arc<dyn Vfs>, n: u64, fault: Fault) -> FaultyVfs {
-        FaultyVfs { inner, plan: Arc::new(Plan { done: AtomicU64::new(0), first: n, last: n, fault }) }
+        FaultyVfs::between(inner, n, n, fault)
     }
 
     /// Operation `n` and all after it fail: a disk that is full, or gone.
     pub fn starting_at(inner: Arc<dyn Vfs>, n: u64, fault: Fault) -> FaultyVfs {
-        FaultyVfs { inner, plan: Arc::new(Plan { done: AtomicU64::new(0), first: n, last: u64::MAX, fault }) }
+        FaultyVfs::between(inner, n, u64::MAX, fault)
+    }
+
+    fn between(inner: Arc<dyn Vfs>, first: u64, last: u64, fault: Fault) -> FaultyVfs {
+        let (first, free) = (AtomicU64::new(first), AtomicU64::new(u64::MAX));
+        FaultyVfs { inner, plan: Arc::new(Plan { done: AtomicU64::new(0), free, first, last, fault }) }
+    }
+
+    /// From now on operations fail; made with [`starting_at`](Self::starting_at), all of them.
+    pub fn fail_now(&self) {
+        self.plan.first.store(self.operations(), Ordering::SeqCst);
+    }
+
+    /// From now on no more than `bytes` are said to be free, whatever the file system beneath says.
+    pub fn set_free(&self, bytes: u64) {
+        self.plan.free.store(bytes, Ordering::SeqCst);
     }
 
     /// Operations seen so far, failed ones included.
@@ -65,7 +81,7 @@ impl Plan {
     /// Counts one operation; the fault, if it is this one's turn.
     fn next(&self) -> Option<Fault> {
         let n = self.done.fetch_add(1, Ordering::SeqCst);
-        (self.first..=self.last).contains(&n).then_some(self.fault)
+        (self.first.load(Ordering::SeqCst)..=self.last).contains(&n).then_some(self.fault)
     }
 
     /// Counts an operation that has no half.
@@ -143,6 +159,14 @@ impl Vfs for FaultyVfs {
     fn len(&self, path: &Path) -> Result<u64> {
         self.plan.pass(path)?;
         self.inner.len(path)
+    }
+
+    fn free_bytes(&self, dir: &Path) -> Result<u64> {
+        Ok(self.inner.free_bytes(dir)?.min(self.plan.free.load(Ordering::SeqCst)))
+    }
+
+    fn lock(&self, dir: &Path) -> Result<DirLock> {
+        self.inner.lock(dir)
     }
 }
 

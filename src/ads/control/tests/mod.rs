@@ -52,7 +52,9 @@ fn random_patch(rng: &mut Rng) -> Patch {
 
 /// Up to `most` random patches that can be applied together.
 fn random_call(rng: &mut Rng, control: &Control, most: u64) -> Vec<Patch> {
-    (0..=rng.below(most)).map(|_| random_patch(rng)).filter(|patch| control.check(patch).is_ok()).collect()
+    let mut earlier = Earlier::default();
+    let patches = (0..=rng.below(most)).map(|_| random_patch(rng));
+    patches.filter(|patch| control.check_after(patch, &mut earlier).is_ok()).collect()
 }
 
 /// What each entity said, and nothing worked out.

@@ -83,9 +83,38 @@ fn ad_groups_that_nobody_described_are_active_without_a_bid() {
     );
     assert_eq!(control.owner_of_ad(5), None);
     assert_eq!(control.entity(Level::AdGroup, 5), None);
-    assert_eq!(control.epoch().standing(Owner::from_bits(u32::MAX)), Standing::OPEN);
     assert_eq!(Owner::from_bits(owner.to_bits()), owner);
     assert_eq!((control.epoch().number(), control.epoch().counts()), (0, [0, 0, 2, 0]));
+}
+
+#[test]
+fn an_ad_whose_record_is_younger_than_the_epoch_is_stopped() {
+    let control = open(&MemoryVfs::new());
+    let before = control.epoch();
+    control.apply(vec![Patch { parent: Field::Clear, ..pause(Level::Ad, 9) }]).unwrap();
+    let owner = control.owner_of_ad(9).unwrap();
+    assert_eq!(before.standing(owner).eligible(0), Err(Reason::Unknown));
+    let reason = Reason::Paused { level: Level::Ad, id: 9 };
+    assert_eq!(control.epoch().standing(owner).eligible(0), Err(reason));
+}
+
+#[test]
+fn flights_are_checked_after_the_patches_before_them() {
+    let control = open(&MemoryVfs::new());
+    let start = Patch { start: Field::Set(100), ..Patch::new(Level::Campaign, 7) };
+    let end = Patch { end: Field::Set(50), ..Patch::new(Level::Campaign, 7) };
+    let refused = control.apply(vec![start.clone(), end.clone()]).unwrap_err().to_string();
+    assert!(refused.contains("invalid end"), "{refused}");
+    let mut earlier = Earlier::default();
+    control.check_after(&start, &mut earlier).unwrap();
+    control.check_after(&end, &mut earlier).unwrap_err();
+    control.check_after(&Patch { end: Field::Set(150), ..end.clone() }, &mut earlier).unwrap();
+    // Two calls at the same time may leave a flight without a second: what does not touch it is taken all the same.
+    let mut table = Table::new();
+    [start, end].iter().for_each(|patch| table.apply(patch));
+    table.check_all(&[pause(Level::Campaign, 7)]).unwrap();
+    table.check_all(&[Patch { end: Field::Clear, ..Patch::new(Level::Campaign, 7) }]).unwrap();
+    table.check_all(&[Patch { end: Field::Set(60), ..Patch::new(Level::Campaign, 7) }]).unwrap_err();
 }
 
 #[test]
