@@ -44,7 +44,7 @@ impl Ledger {
     /// `Io`; `InvalidInput` with the line that is damaged; `InvalidParams` while another run has it open.
     pub fn open(path: &Path) -> Result<Ledger> {
         let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let lock = lock_dir(folder, "pool", "another run scores in")?;
+        let lock = lock_dir(&RealVfs, folder, "pool", "another run scores in")?;
         if !RealVfs.exists(path)? {
             write_whole(path, b"")?;
         }

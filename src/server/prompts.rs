@@ -158,6 +158,8 @@ mod tests {
         let searcher = Searcher::open(&pool.join("untuned"), &OpenOptions::default()).unwrap();
         let mut config = ServerConfig::default();
         (config.workers.threads, config.prompts.pool) = (1, pool);
+        // A machine busy with other tests is slow.
+        config.timeouts.search_ms = config.timeouts.search_max_ms;
         change(&mut config);
         let service = Service::start(config, Arc::new(searcher)).unwrap();
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
