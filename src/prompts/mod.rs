@@ -11,7 +11,7 @@
 //! ([`HttpScorer`]). What it answered is kept in a [`Ledger`] as it comes, so that nothing is asked twice, whatever ends a run.
 //!
 //! Tasks are grouped into clusters ([`Clusters`]). A cluster that is left out of a pool is in no training and no prompt: what is
-//! measured on it ([`measure`]) is how well the retriever serves tasks that it never saw.
+//! measured on it ([`measure()`]) is how well the retriever serves tasks that it never saw.
 //!
 //! Deliberately absent: the paper's filter that drops tasks on which the model is at chance; trained encoders (heads are trained
 //! on a frozen one).
