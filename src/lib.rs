@@ -40,6 +40,7 @@
 //! | [`calibrate`] | which effort reaches which recall, from sample queries |
 //! | [`learn`] | the stages of training, from labelled pairs to a learned quantizer |
 //! | [`live`] | upserts and deletes over an index: journal, delta, tombstones, compaction |
+//! | `prompts` | demonstrations for a language model, retrieved by what helped it (feature `text`) |
 //! | [`ads`] | control table, filters and bids in the search, ranking, explanations, versions under load |
 //! | `server` | HTTP, and what surrounds a request: keys, admission, TLS, traces, status (feature `server`) |
 //!
@@ -96,6 +97,8 @@ pub mod journal;
 pub mod learn;
 pub mod linalg;
 pub mod live;
+#[cfg(feature = "text")]
+pub mod prompts;
 pub mod quantizer;
 pub mod relevance;
 pub mod sample;

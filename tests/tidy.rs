@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The modules of the library, bottom to top: a module may use only those before it (`src/lib.rs` says why).
-const LAYERS: [&str; 30] = [
+const LAYERS: [&str; 31] = [
     "error",
     "types",
     "simd",
@@ -33,6 +33,7 @@ const LAYERS: [&str; 30] = [
     "calibrate",
     "learn",
     "live",
+    "prompts",
     "ads",
     "server",
     "cli",

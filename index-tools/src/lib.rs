@@ -8,6 +8,7 @@ pub mod frontier;
 #[cfg(feature = "text")]
 pub mod labelled;
 pub mod like;
+pub mod lm;
 pub mod load;
 pub mod progress;
 pub mod recipe;

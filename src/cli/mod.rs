@@ -3,6 +3,7 @@
 mod config;
 mod demo;
 mod demo_ads;
+mod prompts;
 mod search;
 mod serve;
 mod table;
@@ -30,6 +31,7 @@ enum Command {
     Search(search::Options),
     Config(config::Options),
     Demo(demo::Options),
+    Prompts(prompts::Options),
 }
 
 /// Where settings come from; shared by the commands that serve.
@@ -99,6 +101,7 @@ pub(crate) fn run() -> Result<ExitCode> {
         Command::Search(options) => search::run(&options).map(|()| ExitCode::SUCCESS),
         Command::Config(options) => config::run(&options).map(|()| ExitCode::SUCCESS),
         Command::Demo(options) => demo::run(&options),
+        Command::Prompts(options) => prompts::run(&options).map(|()| ExitCode::SUCCESS),
     }
 }
 

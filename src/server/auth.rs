@@ -74,7 +74,7 @@ pub(super) fn need(method: &Method, route: Option<&str>) -> Need {
         }
         "/v1/slow" => Need::Key(Scope::Admin),
         _ if looks => Need::Key(Scope::Read),
-        "/search" => Need::Key(Scope::Read),
+        "/search" | "/v1/prompts" => Need::Key(Scope::Read),
         _ => Need::Key(of_change(route)),
     }
 }

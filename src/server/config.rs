@@ -15,6 +15,7 @@ use toml::{Table, Value};
 use super::admission::AdmissionSection;
 use super::auth::AuthSection;
 use super::nearest::nearest;
+use super::prompts::PromptsSection;
 use super::slow_log::SlowLogSection;
 use super::telemetry::LogSection;
 use super::tls::TlsSection;
@@ -28,7 +29,7 @@ use crate::index::Manifest;
 pub const DEFAULTS: &str = include_str!("../../config/server.toml");
 
 /// Settings whose values are paths: in a file they are relative to the folder of that file.
-const PATHS: [&str; 9] = [
+const PATHS: [&str; 10] = [
     "known_queries.texts",
     "known_queries.vectors",
     "auth.keys_file",
@@ -38,6 +39,7 @@ const PATHS: [&str; 9] = [
     "ads.versions",
     "encoder.path",
     "encoder.adapters",
+    "prompts.pool",
 ];
 
 /// Everything that can be set; `config/server.toml` explains each key.
@@ -58,6 +60,7 @@ pub struct ServerConfig {
     pub slow_log: SlowLogSection,
     pub known_queries: KnownQueriesSection,
     pub encoder: EncoderSection,
+    pub prompts: PromptsSection,
 }
 
 /// `[server]`.

@@ -21,7 +21,7 @@ const BOUNDS: [f64; 19] = [
 ];
 
 /// The routes that are counted apart; all else is `other`.
-pub(super) const ROUTES: [&str; 28] = [
+pub(super) const ROUTES: [&str; 29] = [
     "/search",
     "/v1/collections/{collection}/search",
     "/v1/collections/{collection}/search/batch",
@@ -46,6 +46,7 @@ pub(super) const ROUTES: [&str; 28] = [
     "/v1/status",
     "/v1/slow",
     "/v1/limits",
+    "/v1/prompts",
     "/openapi.json",
     "/docs",
     "/docs/{file}",

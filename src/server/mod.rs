@@ -24,6 +24,7 @@
 //! | `GET, POST .../versions`, `POST .../activate`, `.../rollback`, `.../split`, `.../compact` | versions: staged, served, gone back to, given a share, made of all changes |
 //! | `GET /v1/collections/{c}` | rows, dimension, metric, version, attributes, limits |
 //! | `GET /v1/collections`, `GET /v1/collections/{c}/queries?prefix=` | names; known queries |
+//! | `POST /v1/prompts` | demonstrations for an input, and the prompt they make |
 //! | `GET /ui` | a page to search, explain and watch |
 //! | `GET /livez`, `/readyz`, `/metrics` | for the orchestrator and Prometheus |
 //! | `GET /v1/status`, `/v1/slow`, `/v1/limits` | the last two minutes; slow requests, to be sent again; limits |
@@ -76,6 +77,7 @@ mod plan;
 mod platform;
 mod pool;
 mod problem;
+mod prompts;
 mod queue;
 mod routes;
 mod service;
@@ -95,6 +97,7 @@ pub use config::{DEFAULTS, ServerConfig, Settings};
 pub use known::KnownQueries;
 pub use pool::{Job, Lost, Pending, Pool};
 pub use problem::Problem;
+pub use prompts::PromptsSection;
 pub use service::{Service, WorkerState};
 pub use slow_log::SlowLogSection;
 pub use status::{LiveState, RecallEstimate, Status};

@@ -16,7 +16,7 @@ use utoipa::{Modify, OpenApi};
 use utoipa_swagger_ui::Config;
 
 use super::problem::ProblemDocument;
-use super::{ads_routes, discover, routes, watch};
+use super::{ads_routes, discover, prompts, routes, watch};
 
 /// What the page may run and ask: its own files, and this server.
 const POLICY: &str =
@@ -35,6 +35,7 @@ const POLICY: &str =
         routes::describe,
         discover::collections,
         discover::queries,
+        prompts::prompts,
         routes::live,
         routes::ready,
         routes::metrics,

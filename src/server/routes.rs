@@ -16,7 +16,7 @@ use super::api::{BatchAnswer, BatchRequest, CollectionAnswer, NpyParams, SearchA
 use super::observe::observe;
 use super::problem::Problem;
 use super::service::{Batch, Context, Service};
-use super::{ads_routes, discover, openapi, parse, ui, watch};
+use super::{ads_routes, discover, openapi, parse, prompts, ui, watch};
 
 pub(super) type Shared = State<Arc<Service>>;
 pub(super) type Answer = Result<Response, Problem>;
@@ -36,6 +36,7 @@ pub(super) fn router(service: Arc<Service>) -> Router {
         .route("/v1/status", get(watch::status))
         .route("/v1/slow", get(watch::slow))
         .route("/v1/limits", get(watch::limits))
+        .route("/v1/prompts", post(prompts::prompts))
         .route("/openapi.json", get(openapi::document))
         .route("/docs", get(openapi::docs))
         .route("/docs/{file}", get(openapi::docs_file))
@@ -51,11 +52,7 @@ pub(super) fn router(service: Arc<Service>) -> Router {
 #[utoipa::path(post, path = "/search", tag = "search", request_body = SearchRequest,
     responses((status = 200, body = SearchAnswer)))]
 pub(super) async fn search(State(service): Shared, Extension(context): Extension<Context>, request: Request) -> Answer {
-    refuse_query_string(&request)?;
-    if media(request.headers())? != Media::Json {
-        return Err(unsupported("application/x-npy", "send application/json, or a .npy body to .../search/batch"));
-    }
-    let body = read_body(&service, request).await?;
+    let body = json_body(&service, request).await?;
     Ok(json_response(service.search(body, context).await?))
 }
 
@@ -137,6 +134,15 @@ pub(super) async fn metrics(State(service): Shared) -> Response {
 
 pub(super) fn json_response(body: Vec<u8>) -> Response {
     ([(header::CONTENT_TYPE, "application/json")], body).into_response()
+}
+
+/// The body of a request that takes JSON and no query string.
+pub(super) async fn json_body(service: &Service, request: Request) -> Result<Bytes, Problem> {
+    refuse_query_string(&request)?;
+    if media(request.headers())? != Media::Json {
+        return Err(unsupported("application/x-npy", "send application/json, or a .npy body to .../search/batch"));
+    }
+    read_body(service, request).await
 }
 
 /// Refuses parameters that would be passed over.

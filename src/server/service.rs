@@ -35,6 +35,7 @@ use crate::ads::{Collection, Estimate, OnlineRecall, Pinned};
 use crate::attributes::Attribute;
 use crate::encoder::Encoder;
 use crate::error::{Error, Result};
+use crate::prompts::PromptIndex;
 use crate::search::{Scratch, Searcher};
 
 /// What a task that is no search is taken to cost, until it is known.
@@ -54,6 +55,8 @@ pub struct Service {
     pub(super) tasks: TaskMaps,
     /// Makes vectors of texts that are not known.
     pub(super) encoder: Option<Encoder>,
+    /// Demonstrations for a language model.
+    pub(super) prompts: Option<PromptIndex>,
     pub(super) recall: Option<OnlineRecall>,
     pub(super) pool: Pool<WorkerState>,
     pub(super) metrics: Metrics,
@@ -109,6 +112,7 @@ impl Service {
         let tasks = TaskMaps::load(&config.encoder, active.searcher.dim())?;
         let (encoder, notes) = config.encoder.open(active.searcher.index().manifest())?;
         notes.iter().for_each(|note| tracing::warn!("{note}"));
+        let prompts = config.prompts.open()?;
         let threads = match config.workers.threads {
             0 => std::thread::available_parallelism().map_or(1, usize::from),
             threads => threads,
@@ -143,6 +147,7 @@ impl Service {
             known,
             tasks,
             encoder,
+            prompts,
             recall,
             pool,
             metrics,

@@ -6,6 +6,7 @@
 //! | [`train_codes`] | stage 1: lists and codes from labelled pairs, or from full-precision scores without labels |
 //! | [`train_router`] | which lists to probe, from queries and where their answers lie |
 //! | [`train_dense`] | heads of the dense vectors: on random negatives, or stage 2, on the candidates of the codes |
+//! | [`train_contrast`] | a pair of heads from what served each query best and worst |
 //! | [`train_query_head`] | stage 3: one query head for fixed documents of both grains |
 //! | `train_text` | static text encoders, from pairs of texts or from a larger encoder's vectors (feature `text`) |
 //! | `train_codes_and_text` | stage 1 with the encoder in it: its token table learns what the codes can keep (feature `text`) |
@@ -20,6 +21,7 @@
 
 pub(crate) mod batch;
 mod codes;
+mod contrast;
 mod dense;
 pub(crate) mod examples;
 pub(crate) mod head;
@@ -43,6 +45,7 @@ mod views;
 pub use codes::{CodeTraining, Epoch, HeadChoice, Method, TrainedCodes, train_codes};
 #[cfg(feature = "text")]
 pub use codes::{CodesAndText, train_codes_and_text};
+pub use contrast::{Contrast, ContrastEpoch, Contrasts, train_contrast};
 pub use dense::{DenseTraining, TrainedHeads, train_dense, train_query_head};
 pub use examples::{Example, Examples};
 pub use kmeans::{FLAT_LISTS, Iterations, distortion, kmeans};
