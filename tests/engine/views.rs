@@ -46,7 +46,7 @@ impl Parents {
     fn write(&self, dir: &Path) -> BuildSpec {
         let (keys, records) = (dir.join("keys.txt"), dir.join("records.jsonl"));
         std::fs::write(&keys, self.keys.iter().map(|key| format!("{key}\n")).collect::<String>()).unwrap();
-        let record = |key: &Key| format!("{{\"even\": {}, \"n\": {}}}\n", key % 2 == 0, key % 100);
+        let record = |key: &Key| format!("{{\"even\": {}, \"n\": {}}}\n", key.is_multiple_of(2), key % 100);
         std::fs::write(&records, self.keys.iter().map(record).collect::<String>()).unwrap();
         let spec = small(&self.data.write(dir), &dir.join("index"));
         BuildSpec { keys: Some(keys), attributes: Some(records), views: true, ..spec }
@@ -159,10 +159,10 @@ proptest! {
             serde_json::from_value(serde_json::json!({"must": [{"attribute": "n", "range": {"lt": below}}]})).unwrap();
         let predicate = searcher.index().attributes().unwrap().compile(&filter).unwrap();
         let key_of = searcher.index().keys_of_rows().unwrap();
-        let allow = |row: Row| key_of[row as usize] % 3 != 0;
+        let allow = |row: Row| !key_of[row as usize].is_multiple_of(3);
         let (mut scratch, mut hits) = (searcher.scratch(), Vec::new());
         for (predicate, allow) in [(Some(&predicate), None), (None, Some(&allow as &dyn Fn(Row) -> bool)), (Some(&predicate), Some(&allow as &dyn Fn(Row) -> bool))] {
-            let passes = |key: Key| (predicate.is_none() || key % 100 < below) && (allow.is_none() || key % 3 != 0);
+            let passes = |key: Key| (predicate.is_none() || key % 100 < below) && (allow.is_none() || !key.is_multiple_of(3));
             for query in parents.data.queries().take(3) {
                 let truth = truth(&searcher, &parents.keys, query, passes);
                 let all = everything(&searcher, k);
