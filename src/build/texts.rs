@@ -119,7 +119,9 @@ mod tests {
         assert_eq!(made, EncodedTexts { rows: lines.len() as u64, bad: 0 });
         for row in [0, 1, CHUNK - 1, CHUNK, CHUNK + 2] {
             let expected = encoder.encode_one(&lines[row]).unwrap();
-            assert_eq!(values[row * encoder.dim()..(row + 1) * encoder.dim()], expected);
+            // The products of another batch are rounded in another order.
+            let found = &values[row * encoder.dim()..(row + 1) * encoder.dim()];
+            assert!(found.iter().zip(&expected).all(|(f, e)| (f - e).abs() < 1e-6), "row {row}");
         }
     }
 

@@ -51,6 +51,10 @@ pub(super) fn run(options: &Options) -> Result<ExitCode> {
     let mut config = options.settings.load()?.config()?;
     config.known_queries.texts = data.join("queries.tsv");
     config.known_queries.vectors = data.join("query_vectors.npy");
+    let encoder = data.with_file_name("encoder");
+    if config.encoder.path.as_os_str().is_empty() && encoder.is_dir() {
+        config.encoder.path = encoder;
+    }
     let suppliers = build_products(&data, &dir)?;
     let searcher = Arc::new(Searcher::open(&dir, &config.index.options())?);
     let known = KnownQueries::load(&config.known_queries.texts, &config.known_queries.vectors, searcher.dim())?;
@@ -142,8 +146,9 @@ fn print_what_to_try(address: &str, key: u64, texts: &[String]) -> Result<()> {
     let (listed, more) = (listed.join(", "), texts.len().saturating_sub(8));
     let batch = r#"{"queries": [{"text": "laptop"}, {"text": "bluetooth speaker"}], "limit": 2}"#;
     say(&[
-        format!("Serving on http://{address}. Try, in another terminal:\n\nby text ({listed} and {more} more):"),
+        format!("Serving on http://{address}. Try, in another terminal:\n\nby text, with vectors of a large encoder where it is a known query ({listed} and {more} more),\nof the bundled one where it is not:"),
         curl("/search", r#"{"text": "laptop", "limit": 3, "with_fields": true}"#),
+        curl("/search", r#"{"text": "noise cancelling headphones for travel", "limit": 3, "with_fields": true}"#),
         "more like a product:".into(),
         curl("/search", &format!(r#"{{"key": {key}, "limit": 3, "with_fields": true, "stats": true}}"#)),
         "by what a thousand impressions are expected to earn, at most two of an advertiser, within a budget:".into(),

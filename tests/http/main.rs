@@ -10,6 +10,7 @@ mod faults;
 mod fixture;
 mod overload;
 mod tasks;
+mod text;
 mod tls;
 mod views;
 mod watching;

@@ -31,9 +31,12 @@ fn saved(dir: &Path, adapters: &QueryAdapters) -> PathBuf {
     path
 }
 
-fn hits(answer: &Value) -> &Value {
-    assert!(answer["hits"].is_array(), "{answer}");
-    &answer["hits"]
+/// Keys and scores, these to what a product of another shape rounds to.
+fn hits(answer: &Value) -> Vec<(u64, i64)> {
+    let hits = answer["hits"].as_array().unwrap_or_else(|| panic!("{answer}"));
+    hits.iter()
+        .map(|hit| (hit["key"].as_u64().unwrap(), (hit["score"].as_f64().unwrap() * 1e4).round() as i64))
+        .collect()
 }
 
 #[test]

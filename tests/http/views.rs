@@ -84,7 +84,7 @@ fn an_ad_is_one_hit_and_its_views_change_together() {
     // Every ad at once, by relevance and by money.
     let every = json!({"vector": vector(3), "limit": ADS, "params": {"exact": true}});
     first(&search(server.address, &every), ADS);
-    let by_money = json!({"vector": vector(3), "limit": 40, "rank": {"by": "ecpm"}});
+    let by_money = json!({"vector": vector(3), "limit": 40, "rank": "ecpm"});
     first(&search(server.address, &by_money), 40);
     // Two views in place of three; then what it was is found no more.
     let item = json!({"key": 7, "vector": vector(1_000), "views": [vector(1_001)], "attributes": {"title": "new"}});

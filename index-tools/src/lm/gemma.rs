@@ -511,6 +511,10 @@ mod tests {
         assert!(model.score("ab", &[&long], 10).unwrap_err().to_string().contains("exceed the model's 64"));
         // The beginning is cut: the last four tokens stay.
         let cut = model.score(&long, &["ab"], 4).unwrap();
-        assert_eq!(cut, model.score("cccc", &["ab"], 10).unwrap());
+        let whole = model.score("cccc", &["ab"], 10).unwrap();
+        assert!(
+            cut[0].tokens == whole[0].tokens && (cut[0].loglik - whole[0].loglik).abs() < 1e-5,
+            "{cut:?}, {whole:?}"
+        );
     }
 }

@@ -38,7 +38,7 @@ const POINTERS = {
 };
 
 const PLACEHOLDERS = {
-  text: 'Search by one of the known queries',
+  text: 'Search in words',
   key: 'The key of an ad: more like this one',
   vector: 'Paste a vector: numbers with commas or spaces, or a JSON array',
 };
