@@ -29,7 +29,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 /// Examples:
 ///
 ///     encode-texts --texts queries.txt --encoder models/minilm --output queries.npy
-///     encode-texts --texts products.tsv --columns title,short_description --encoder testdata/encoder --output docs.npy
+///     encode-texts --texts testdata/products/products.tsv --columns title --encoder testdata/encoder --output docs.npy
 ///     encode-texts --texts queries.txt --encoder models/minilm --max-tokens 32 --output q.npy --compare reference.npy
 #[derive(Debug, Parser)]
 #[command(name = "encode-texts", version, verbatim_doc_comment)]
