@@ -52,8 +52,21 @@ const ADAPTERS: &str = env!("CARGO_BIN_EXE_train-adapters");
 #[test]
 fn query_adapters_are_trained_reported_and_written() {
     let folder = folder();
-    let settings =
-        ["--rate", "0.03", "--epochs", "20", "--batch", "64", "--negatives", "0", "--seeds", "1,2", "--json"];
+    let settings = [
+        "--rate",
+        "0.03",
+        "--epochs",
+        "20",
+        "--batch",
+        "64",
+        "--negatives",
+        "0",
+        "--score-temperature",
+        "0.3",
+        "--seeds",
+        "1,2",
+        "--json",
+    ];
     let files = ["--tasks", "tasks.toml", "--output", "a.safetensors"];
     let report = json(&run(ADAPTERS, folder.path(), &[&files[..], &settings].concat()));
     assert!(report["mean"]["mean"].as_f64().unwrap() > 100.0 * report["before"].as_f64().unwrap() + 5.0, "{report}");
