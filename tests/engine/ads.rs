@@ -5,8 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bigrain::ads::{
-    AdQuery, AdSettings, Block, CapBy, Collection, CollectionOptions, Diversity, RankBy, Ranking, SampledRecall,
-    SampledRows,
+    AdQuery, AdSettings, CapBy, Collection, CollectionOptions, Diversity, Ranking, SampledRecall, SampledRows,
 };
 use bigrain::attributes::Filter;
 use bigrain::build::BuildSpec;
@@ -16,6 +15,8 @@ use bigrain::sample::Rng;
 use bigrain::search::{Scratch, SearchParams, Searcher};
 use bigrain::train::Silent;
 use serde_json::json;
+
+use crate::common::ad_query;
 
 const ROWS: usize = 6_000;
 const DIM: usize = 24;
@@ -65,21 +66,6 @@ fn collection(dir: &std::path::Path) -> Arc<Collection> {
     Collection::read_only(searcher, options).unwrap()
 }
 
-fn query(vector: &[f32], limit: usize, params: SearchParams) -> AdQuery {
-    AdQuery {
-        vectors: vec![(vector.to_vec(), 1.0)],
-        params,
-        limit,
-        offset: 0,
-        filter: Filter::default(),
-        serving: true,
-        block: Block::default(),
-        ranking: Ranking { by: RankBy::Relevance, min_relevance: None, diversity: None },
-        effort: 1.0,
-        most_candidates: usize::MAX,
-    }
-}
-
 fn filter(value: serde_json::Value) -> Filter {
     serde_json::from_value(value).unwrap()
 }
@@ -94,7 +80,7 @@ fn filtered_searches_find_what_passes_and_as_much_of_it_as_others() {
         let mut recall = 0.0;
         for vector in queries.chunks(DIM) {
             let params = SearchParams { nprobe: 6, candidates: 60, ..SearchParams::default() };
-            let query = AdQuery { filter: filter.clone(), ..query(vector, 10, params) };
+            let query = AdQuery { filter: filter.clone(), ..ad_query(vector, 10, params) };
             let served = view.search(&query, &mut scratch).unwrap();
             let best = view.search_all(&query, &mut scratch).unwrap();
             let found = served.hits.iter().filter(|hit| best.hits.iter().any(|other| other.key == hit.key)).count();
@@ -131,7 +117,7 @@ fn recall_is_estimated_from_a_sample_of_rows_within_two_standard_errors() {
         let (mut estimated, mut served_rows, mut missed_rows) = (SampledRecall::default(), 0.0, 0.0);
         for vector in queries.chunks(DIM) {
             let params = SearchParams { nprobe, candidates: 40, ..SearchParams::default() };
-            let query = AdQuery { filter: filter.clone(), ..query(vector, 10, params) };
+            let query = AdQuery { filter: filter.clone(), ..ad_query(vector, 10, params) };
             let served = view.search(&query, &mut scratch).unwrap().hits;
             let missed = sample.missed(&view, &query, &served, &mut scratch).unwrap();
             estimated.add(served.len(), &missed, sample.share());
@@ -162,7 +148,7 @@ fn a_cap_that_the_nearest_lists_cannot_meet_is_met_further_away() {
     let collection = collection(dir.path());
     let pinned = collection.pin(None, 0);
     let (view, mut scratch, vector) = (pinned.view(), Scratch::default(), vectors(1, 2));
-    let of_clusters = |params| AdQuery { ranking: capped("cluster", 1), ..query(&vector, 30, params) };
+    let of_clusters = |params| AdQuery { ranking: capped("cluster", 1), ..ad_query(&vector, 30, params) };
     let served = view.search(&of_clusters(SearchParams::default()), &mut scratch).unwrap();
     assert_eq!(served.hits.len(), 30, "one of each of 30 clusters of 40");
     // Whoever names an effort gets that.
@@ -185,7 +171,7 @@ fn looking_at_every_ad_under_a_cap_is_the_same_in_bounded_memory() {
     let vectors: Vec<(Vec<f32>, f32)> =
         vectors(4, 2).chunks(DIM).zip([1.0, 0.7, 1.2, 0.9]).map(|(v, w)| (v.to_vec(), w)).collect();
     let exact = SearchParams { exact: true, ..SearchParams::default() };
-    let asked = AdQuery { vectors, ..query(&[], 60, exact) };
+    let asked = AdQuery { vectors, ..ad_query(&[], 60, exact) };
     let all = view.search_all(&AdQuery { limit: ROWS, ..asked.clone() }, &mut scratch).unwrap().hits;
     assert_eq!(all.len(), ROWS);
     let mut counts: HashMap<u64, usize> = HashMap::new();
@@ -208,7 +194,7 @@ fn short_answers_miss_what_they_do_not_have() {
     let pinned = collection.pin(None, 0);
     let (view, mut scratch, vector) = (pinned.view(), Scratch::default(), vectors(1, 2));
     let sample = SampledRows::new(ROWS as u64, ROWS as u64, 5);
-    let mut asked = query(&vector, 10, SearchParams::default());
+    let mut asked = ad_query(&vector, 10, SearchParams::default());
     asked.filter = filter(json!({"must": [{"attribute": "number", "range": {"lt": 8}}]}));
     let served = view.search(&asked, &mut scratch).unwrap().hits;
     assert_eq!(served.len(), 8);

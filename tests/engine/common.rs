@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use bigrain::ads::{AdQuery, Block, Ranking};
+use bigrain::attributes::Filter;
 use bigrain::build::{BuildReport, BuildSpec, build, build_on};
 use bigrain::dataset::synthetic::{Clustered, Draw};
 use bigrain::dataset::{Scalar, VectorWriter};
@@ -174,4 +176,20 @@ pub(crate) fn assert_best(hits: &[Hit], truth: &[f64], k: usize, bound: f64, wha
         assert!((own - due).abs() <= bound, "{what}: key {} ({own}) where {best} ({due}) belongs", hit.key);
     }
     assert!(hits.iter().enumerate().all(|(i, a)| hits[..i].iter().all(|b| a.key != b.key)), "{what}: {hits:?}");
+}
+
+/// A query of one vector by relevance, of the ads that may be served.
+pub(crate) fn ad_query(vector: &[f32], limit: usize, params: SearchParams) -> AdQuery {
+    AdQuery {
+        vectors: vec![(vector.to_vec(), 1.0)],
+        params,
+        limit,
+        offset: 0,
+        filter: Filter::default(),
+        serving: true,
+        block: Block::default(),
+        ranking: Ranking::by_relevance(),
+        effort: 1.0,
+        most_candidates: usize::MAX,
+    }
 }

@@ -5,10 +5,7 @@ use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
 use bigrain::ads::control::{Field, Level, Patch, Reason, Status};
-use bigrain::ads::{
-    AdQuery, AdSettings, Block, Collection, CollectionOptions, LowSpace, RankBy, Ranking, Registry, VersionState,
-};
-use bigrain::attributes::Filter;
+use bigrain::ads::{AdSettings, Collection, CollectionOptions, LowSpace, Registry, VersionState};
 use bigrain::build::BuildSpec;
 use bigrain::calibrate::write_canary;
 use bigrain::error::{Error, Result};
@@ -21,7 +18,7 @@ use bigrain::vfs::testing::{CrashVfs, Fault, FaultyVfs, Survival};
 use bigrain::vfs::{MemoryVfs, RealVfs, Vfs};
 use tempfile::TempDir;
 
-use crate::common::{Data, small};
+use crate::common::{Data, ad_query, small};
 
 const DIM: usize = 8;
 const ROWS: usize = 200;
@@ -106,18 +103,7 @@ fn breakable() -> FaultyVfs {
 }
 
 fn keys(collection: &Arc<Collection>, vector: &[f32]) -> Vec<Key> {
-    let query = AdQuery {
-        vectors: vec![(vector.to_vec(), 1.0)],
-        params: SearchParams { exact: true, ..SearchParams::default() },
-        limit: ROWS + 50,
-        offset: 0,
-        filter: Filter::default(),
-        serving: true,
-        block: Block::default(),
-        ranking: Ranking { by: RankBy::Relevance, min_relevance: None, diversity: None },
-        effort: 1.0,
-        most_candidates: usize::MAX,
-    };
+    let query = ad_query(vector, ROWS + 50, SearchParams { exact: true, ..SearchParams::default() });
     let pinned = collection.pin(None, 0);
     let found = pinned.view().search(&query, &mut Scratch::default()).unwrap();
     found.hits.iter().map(|hit| hit.key).collect()

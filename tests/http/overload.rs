@@ -194,13 +194,14 @@ fn ask(stream: &mut TcpStream, body: &str) -> u16 {
     }
 }
 
-/// What is left over for the server beside its clients varies with the machine, so rates and times are printed and not held to:
-/// `BIGRAIN_LOAD_SECONDS=10 cargo test --release --test http overload -- --nocapture` measures.
+/// What is left over for the server beside its clients varies with the machine: rates and times are bounded where they are measured,
+/// `BIGRAIN_LOAD_SECONDS=10 cargo test --release --test http overload -- --nocapture`, and printed elsewhere.
 #[test]
 fn twice_and_ten_times_saturation_are_answered_or_refused() {
-    let seconds = std::env::var("BIGRAIN_LOAD_SECONDS").ok().and_then(|text| text.parse().ok()).unwrap_or(1.0);
+    let measured: Option<f64> = std::env::var("BIGRAIN_LOAD_SECONDS").ok().and_then(|text| text.parse().ok());
+    let seconds = measured.unwrap_or(1.0);
     let server = start_over(40_000, Heads::default(), |config| {
-        (config.admission.queue_ms, config.admission.least_effort) = (100, 1.0);
+        (config.admission.queue_ms, config.admission.least_effort) = (20, 1.0);
     });
     let body = json!({"vector": vector(7), "params": {"exact": true}}).to_string();
     load(server.address, &body, 4, None, seconds / 2.0); // The server learns what a query costs.
@@ -208,9 +209,15 @@ fn twice_and_ten_times_saturation_are_answered_or_refused() {
     println!("peak: {peak:.1?}");
     for times in [2.0, 10.0] {
         let found = load(server.address, &body, 150, Some(times * peak.good_per_s), seconds);
-        let (share, refused, ms) = (found.good_per_s / peak.good_per_s, found.refused_per_s, found.refused_ms);
-        println!("{times} times: {share:.2} of peak, {refused:.1} refused a second in {ms:.1?} ms, {found:.1?}");
+        let share = found.good_per_s / peak.good_per_s;
+        println!("{times} times: {share:.2} of peak, {found:.1?}");
         assert!(found.good_per_s > 0.0 && found.other == 0, "answers or refusals and nothing else: {found:?}");
+        // 150 clients that ask as fast as they can are more than 20 ms of work.
+        assert!(found.refused_per_s > 0.0 || times < 10.0, "{found:?}");
+        if measured.is_some() {
+            assert!(share > 0.4, "goodput collapsed at {times} times: {peak:?} {found:?}");
+            assert!(found.refused_ms.0 < 50.0, "a refusal waits for nothing: {found:?}");
+        }
     }
     assert_eq!(post(server.address, "/search", &body).status, 200, "and it recovers");
 }
