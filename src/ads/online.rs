@@ -1,7 +1,7 @@
 //! Recall of live traffic, measured while it is served.
 //!
 //! A small share of the queries is handed over with their answers, and judged by one thread that takes its time (it sleeps
-//! longer than it works, so that it never takes more than [`DUTY`] of a core):
+//! longer than it works, so that it never takes more than [`DUTY`] of a core, and stands back behind all others):
 //! - by the sampled rows ([`super::SampledRows`]): an estimate of the share of ads as good as those served that was served, unbiased
 //!   at any size of the corpus, also where a search with any effort would miss them;
 //! - by a second search with far more effort: what share of its list's revenue the served list has.
@@ -25,7 +25,9 @@ const WAITING: usize = 64;
 /// Queries that an estimate is made of: the last so many.
 const WINDOW: usize = 1_000;
 /// Share of a core, as one over this.
-const DUTY: u32 = 5;
+const DUTY: u32 = 25;
+/// By how much the thread stands back behind those that serve: as far as it goes.
+const NICENESS: i32 = 19;
 /// How many times the lists and candidates of the query a second search takes.
 const MORE: usize = 8;
 
@@ -103,6 +105,8 @@ impl OnlineRecall {
 }
 
 fn judge_all(receiver: &Receiver<Answered>, report: &dyn Fn(Estimate, Estimate)) {
+    // Where it is not allowed nothing is lost.
+    let _ = rustix::process::setpriority_process(None, NICENESS);
     let (mut scratch, mut window) = (Scratch::default(), Window { queries: VecDeque::new() });
     while let Ok(answered) = receiver.recv() {
         let begun = Instant::now();

@@ -15,6 +15,7 @@
 //!    waits then. `exact` and `recall_target` are promises about the answer and are never lowered: such a request is searched
 //!    as asked, or refused.
 //! 2. A request that would wait longer than `admission.queue_ms`, or past its own deadline, is refused at once ([`super::pool`]).
+//! 3. Beyond `admission.refusals_per_second` a connection that was refused is not read from until its turn comes ([`super::pace`]).
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
@@ -51,6 +52,7 @@ pub struct AdmissionSection {
     pub queue_ms: u64,
     pub reduce_from_ms: u64,
     pub least_effort: f64,
+    pub refusals_per_second: u64,
 }
 
 impl AdmissionSection {
@@ -249,7 +251,7 @@ impl Admission {
 
     /// The share of effort that is left while `backlog` waits.
     fn share(&self, backlog: Duration) -> f64 {
-        let AdmissionSection { queue_ms, reduce_from_ms, least_effort } = self.settings;
+        let AdmissionSection { queue_ms, reduce_from_ms, least_effort, .. } = self.settings;
         let (from, full) = (reduce_from_ms as f64, queue_ms as f64);
         let over = backlog.as_secs_f64() * 1e3 - from;
         if over <= 0.0 {

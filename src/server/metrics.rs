@@ -117,6 +117,8 @@ pub(super) struct Metrics {
     pub(super) connections: AtomicU64,
     /// Connections closed at once because too many were open.
     pub(super) refused: AtomicU64,
+    /// Refusals after which a connection was not read from for a while.
+    pub(super) rested: AtomicU64,
 }
 
 /// What is read at the moment of a scrape, from elsewhere.
@@ -166,6 +168,7 @@ impl Default for Metrics {
             shed: AtomicU64::default(),
             connections: AtomicU64::default(),
             refused: AtomicU64::default(),
+            rested: AtomicU64::default(),
         }
     }
 }
@@ -279,6 +282,7 @@ impl Metrics {
                 "Requests that failed because a file of the index is damaged.",
                 &self.corrupt,
             ),
+            ("bigrain_connections_rested_total", "Refusals beyond their rate: the connection rested.", &self.rested),
             ("bigrain_connections_refused_total", "Connections closed because too many were open.", &self.refused),
         ];
         for (name, help, value) in counters {
