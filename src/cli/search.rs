@@ -136,7 +136,7 @@ fn encode(searcher: &Searcher, folder: Option<&Path>, text: &str) -> Result<Vec<
     let (encoder, notes) = searcher.index().manifest().open_encoder(folder)?;
     notes.iter().for_each(|note| eprintln!("note: {note}"));
     let none =
-        || Error::params("text", "the index was not built from texts; give the folder of an encoder by --encoder");
+        || Error::params("text", "there is no encoder to make a vector of it; give the folder of one by --encoder");
     encoder.ok_or_else(none)?.encode_one(text)
 }
 
