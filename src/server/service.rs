@@ -109,9 +109,9 @@ impl Service {
             true => KnownQueries::default(),
             false => KnownQueries::load(&files.texts, &files.vectors, active.searcher.dim())?,
         };
-        let tasks = TaskMaps::load(&config.encoder, active.searcher.dim())?;
+        let (tasks, note) = TaskMaps::load(&config.encoder, &active.searcher)?;
         let (encoder, notes) = config.encoder.open(active.searcher.index().manifest())?;
-        notes.iter().for_each(|note| tracing::warn!("{note}"));
+        notes.iter().chain(&note).for_each(|note| tracing::warn!("{note}"));
         let prompts = config.prompts.open()?;
         let threads = match config.workers.threads {
             0 => std::thread::available_parallelism().map_or(1, usize::from),
