@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use bigrain::error::{Error, Result};
 use bigrain::prompts::{
-    Clusters, HttpScorer, KeptScorer, Ledger, Lexical, Method, MethodReport, PlanSpec, Pool, PoolSpec, ProcessScorer,
-    PromptIndex, PromptNote, Scorer, TuneSpec, assemble, measure, plan, read_lessons, score, tune, write_lessons,
+    Chooser, Clusters, Demonstration, HttpScorer, KeptScorer, Ledger, Lexical, Method, MethodReport, PlanSpec, Pool,
+    PoolSpec, ProcessScorer, PromptIndex, PromptNote, Scorer, Table, TableReport, TuneSpec, assemble, check_unseen,
+    draw_candidates, draw_inputs, measure, merge_lessons, plan, read_lessons, score, tune, write_lessons,
 };
-use bigrain::sample::sample_rows;
 use bigrain::train::Watch;
 use clap::{Args, Subcommand};
 use serde_json::json;
@@ -38,16 +38,17 @@ enum Command {
 /// Index a pool of demonstrations
 #[derive(Args)]
 struct IndexOptions {
-    /// Examples: a TSV with the columns template, prompt and completion
+    /// Examples: a TSV with the columns template, prompt and completion; a newline in them is written as \n
     #[arg(long, value_name = "FILE")]
     data: PathBuf,
     /// Folder of the text encoder
     #[arg(long, value_name = "DIR")]
     encoder: PathBuf,
-    /// Folder that is made
+    /// Folder that is made; it must be empty where there is one
     #[arg(long, value_name = "DIR")]
     pool: PathBuf,
-    /// Table of clusters of tasks [default: that of T0, config/task_clusters.tsv]
+    /// Table of clusters of tasks: the beginning of a template's name, a tab, its cluster; needed for templates that are not those of T0
+    /// [default: config/task_clusters.tsv]
     #[arg(long, value_name = "FILE")]
     clusters: Option<PathBuf>,
     /// Clusters that are left out, to be measured on
@@ -96,7 +97,7 @@ struct ScoreOptions {
     /// Candidates of each
     #[arg(long, value_name = "N", default_value_t = 12)]
     candidates: usize,
-    /// Inputs of a task that share their candidates
+    /// Inputs of a task that share their candidates, at most
     #[arg(long, value_name = "N", default_value_t = 6)]
     share: usize,
     /// Of every random choice
@@ -119,9 +120,18 @@ struct TuneOptions {
     /// Demonstrations of other tasks drawn for an input
     #[arg(long, value_name = "N", default_value_t = 8)]
     others: usize,
+    /// How much better the best candidate of an input must be than one that counts as bad, as a share of its worth
+    #[arg(long, value_name = "SHARE", default_value_t = 0.1)]
+    margin: f64,
+    /// Share of what was scored that is stopped by, in whole tasks
+    #[arg(long, value_name = "SHARE", default_value_t = 0.2)]
+    valid: f64,
     /// Learning rate
     #[arg(long, default_value_t = 3e-4)]
     rate: f32,
+    /// Decay of the heads, towards no change
+    #[arg(long, default_value_t = 1.0)]
+    decay: f32,
     /// Scores are divided by it
     #[arg(long, default_value_t = 0.05)]
     temperature: f32,
@@ -179,6 +189,9 @@ struct MeasureOptions {
     /// Inputs, drawn by the seed
     #[arg(long, value_name = "N", default_value_t = 200)]
     inputs: usize,
+    /// Inputs of the draw that are passed over: those that something was decided by
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    skip: usize,
     /// Demonstrations before each
     #[arg(short, default_value_t = 3)]
     k: usize,
@@ -188,6 +201,16 @@ struct MeasureOptions {
     /// Random choices to measure: how many
     #[arg(long, value_name = "N", default_value_t = 1)]
     random: u64,
+    /// Score every input with the same N demonstrations of all tasks, one at a time; all methods choose among them. Names joined by + are
+    /// averaged
+    #[arg(long, value_name = "N", conflicts_with = "k", conflicts_with = "random")]
+    table: Option<usize>,
+    /// Measure on clusters of the pool, on examples that are not in it (with --table)
+    #[arg(long, requires = "table")]
+    seen: bool,
+    /// Measure only on inputs that ask to choose
+    #[arg(long)]
+    choices: bool,
     /// Of the inputs
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -281,16 +304,26 @@ fn run_score(options: &ScoreOptions) -> Result<()> {
     let mut scorer = options.scorer.start(options.timeout)?;
     let mut kept = KeptScorer::new(scorer.as_mut(), &mut ledger);
     let (lessons, report) = score(index.pool(), &plan, &mut kept, &Lines::default())?;
-    write_lessons(&options.pool.join("lessons.jsonl"), &lessons)?;
-    say(&json!(report).to_string())
+    let (path, note) = (options.pool.join("lessons.jsonl"), index.note());
+    let before = match path.exists() {
+        true => read_lessons(&path, &note.pool, index.pool().demonstrations.len())?,
+        false => Vec::new(),
+    };
+    let all = merge_lessons(before, lessons);
+    write_lessons(&path, &note.pool, &all)?;
+    let mut report = json!(report);
+    report["lessons_of_all_runs"] = json!(all.len());
+    say(&report.to_string())
 }
 
 fn run_tune(options: &TuneOptions) -> Result<()> {
     let index = PromptIndex::open(&options.pool, "untuned", None)?;
-    let lessons = read_lessons(&options.pool.join("lessons.jsonl"), index.pool())?;
-    let mut spec =
-        TuneSpec { hard: options.hard, others: options.others, ..TuneSpec::new(&options.name, options.seed) };
+    let size = index.pool().demonstrations.len();
+    let lessons = read_lessons(&options.pool.join("lessons.jsonl"), &index.note().pool, size)?;
+    let TuneOptions { hard, others, margin, valid, .. } = *options;
+    let mut spec = TuneSpec { hard, others, margin, valid, ..TuneSpec::new(&options.name, options.seed) };
     spec.training.rate = options.rate;
+    spec.training.decay = options.decay;
     spec.training.score_temperature = options.temperature;
     spec.training.epochs = options.epochs;
     let report = tune(&index, &lessons, &spec, &Lines::default())?;
@@ -313,28 +346,73 @@ fn retrieve(options: &RetrieveOptions) -> Result<()> {
 }
 
 fn run_measure(options: &MeasureOptions) -> Result<()> {
-    let note = PromptNote::read(&options.pool)?;
-    let only = options.cluster.iter().cloned().collect();
-    let spec = PoolSpec { only, most_chars: note.most_chars, seed: options.seed, ..PoolSpec::default() };
-    let held = Pool::from_tsv(&options.data, &clusters(options.clusters.as_deref())?, &spec)?.demonstrations;
-    let rows = sample_rows(held.len() as u64, options.inputs, options.seed);
-    let inputs: Vec<_> = rows.iter().map(|&row| held[row as usize].clone()).collect();
-    let indexes =
-        options.names.iter().map(|name| PromptIndex::open(&options.pool, name, None)).collect::<Result<Vec<_>>>()?;
-    let Some(first) = indexes.first() else { return Err(Error::params("names", "none; give untuned at least")) };
-    let lexical = Lexical::new(first.pool().demonstrations.iter().map(|d| d.input.as_str()));
+    let held = held_out(options)?;
+    let untuned = PromptIndex::open(&options.pool, "untuned", None)?;
+    let open = |name: &str| untuned.open_beside(name);
+    let pool = untuned.pool();
+    let lexical = Lexical::new(pool.demonstrations.iter().map(Demonstration::text));
+    let mut ledger = Ledger::open(&options.pool.join("scores.jsonl"))?;
+    let groups = options.names.iter().map(|names| names.split('+').map(open).collect::<Result<Vec<_>>>());
+    let groups = groups.collect::<Result<Vec<_>>>()?;
+    let range = options.skip..options.skip.saturating_add(options.inputs);
+    let inputs = draw_inputs(&held, pool, range, options.seed);
+    if !options.seen {
+        check_unseen(pool, &inputs)?;
+    }
+    let mut scorer = options.scorer.start(options.timeout)?;
+    let mut kept = KeptScorer::new(scorer.as_mut(), &mut ledger);
+    if let Some(count) = options.table {
+        let candidates = draw_candidates(pool, count, options.seed);
+        let table = Table::score(pool, inputs, candidates, &mut kept, &Lines::default())?;
+        let mut choosers = vec![Chooser::Lexical(&lexical)];
+        choosers.extend(groups.iter().map(|group| Chooser::Indexes(group.iter().collect())));
+        let reports = table.judge(&choosers)?;
+        return say(&if options.json { table_json(&table, &reports) } else { table_shown(&table, &reports) });
+    }
     let mut methods = vec![Method::Alone];
     methods.extend((1..=options.random).map(Method::Random));
     methods.push(Method::Lexical(&lexical));
-    methods.extend(indexes.iter().map(Method::Index));
-    let mut ledger = Ledger::open(&options.pool.join("scores.jsonl"))?;
-    let mut scorer = options.scorer.start(options.timeout)?;
-    let mut kept = KeptScorer::new(scorer.as_mut(), &mut ledger);
-    let reports = measure(&methods, first.pool(), &inputs, options.k, &mut kept, &Lines::default())?;
-    match options.json {
-        true => say(&json!(reports).to_string()),
-        false => say(&shown(&reports)),
+    methods.extend(groups.iter().flatten().map(Method::Index));
+    let reports = measure(&methods, pool, &inputs, options.k, &mut kept, &Lines::default())?;
+    say(&if options.json { json!(reports).to_string() } else { shown(&reports) })
+}
+
+/// The examples to measure on.
+fn held_out(options: &MeasureOptions) -> Result<Vec<Demonstration>> {
+    let note = PromptNote::read(&options.pool)?;
+    let clusters = clusters(options.clusters.as_deref())?;
+    if clusters.id() != note.clusters {
+        let what = "table of clusters; give the one that the pool was indexed with (--clusters)";
+        return Err(Error::mismatch(what, note.clusters, clusters.id()));
     }
+    let only = options.cluster.iter().cloned().collect();
+    let spec = PoolSpec { only, most_chars: note.most_chars, seed: options.seed, ..PoolSpec::default() };
+    let mut held = Pool::from_tsv(&options.data, &clusters, &spec)?.demonstrations;
+    held.retain(|input| !options.choices || !input.options.is_empty());
+    Ok(held)
+}
+
+/// All of a table, to judge by other means.
+fn table_json(table: &Table, reports: &[TableReport]) -> String {
+    let inputs = table.inputs();
+    let input = |at: usize| json!({"task": inputs[at].task, "template": inputs[at].template, "row": table.row(at)});
+    let rows: Vec<_> = (0..inputs.len()).map(input).collect();
+    json!({"candidates": table.candidates(), "inputs": rows, "methods": reports}).to_string()
+}
+
+/// A table for people.
+fn table_shown(table: &Table, reports: &[TableReport]) -> String {
+    let (inputs, candidates) = (table.inputs().len(), table.candidates().len());
+    let mut out =
+        format!("{inputs} inputs, each with {candidates} demonstrations; gain: log worth less the row's mean\n");
+    out += &format!("{:<24} {:>8} {:>8} {:>10} {:>9} {:>8}", "method", "gain", "+-", "of oracle", "accuracy", "log");
+    for report in reports {
+        out += &format!(
+            "\n{:<24} {:>+8.4} {:>8.4} {:>10.3} {:>9.3} {:>8.3}",
+            report.name, report.gain, report.standard_error, report.of_oracle, report.accuracy, report.log
+        );
+    }
+    out
 }
 
 /// A table for people; differences are to the first index, input by input.

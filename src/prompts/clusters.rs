@@ -57,6 +57,15 @@ impl Clusters {
         self.rows.iter().find(|(set, _)| begins(set)).map(|(set, cluster)| (set.as_str(), cluster.as_str()))
     }
 
+    /// Thirty-two hexadecimal digits, equal for tables that say the same.
+    pub fn id(&self) -> String {
+        let mut hasher = blake3::Hasher::new();
+        for (set, cluster) in &self.rows {
+            hasher.update(format!("{set}\t{cluster}\n").as_bytes());
+        }
+        hasher.finalize().to_hex()[..32].to_string()
+    }
+
     /// Whether some data set has this cluster.
     pub fn has(&self, cluster: &str) -> bool {
         self.rows.iter().any(|(_, known)| known == cluster)
@@ -95,6 +104,8 @@ mod tests {
         assert_eq!((table.of("imdbx_a"), table.of("imdb")), (None, Some(("imdb", "sentiment"))));
         let own = Clusters::parse(Path::new("t"), "a\tone\na_b\ttwo\n").unwrap();
         assert_eq!((own.of("a_c"), own.of("a_b_c")), (Some(("a", "one")), Some(("a_b", "two"))));
+        let moved = Clusters::parse(Path::new("t"), "a_b\ttwo\n#\na\tone\n").unwrap();
+        assert!(own.id() == moved.id() && own.id() != table.id());
         assert!(own.check("three").unwrap_err().to_string().contains("there are one, two"));
     }
 

@@ -8,15 +8,18 @@
 //! scores.jsonl      what the language model answered     (score)
 //! lessons.jsonl     candidates by worth                  (score)
 //! NAME/             an index whose quantizer holds tuned heads for queries and demonstrations     (tune)
+//! NAME.json         which pool and which index these heads belong to
 //! ```
 //! A tuned index takes the encoder's own vectors as any other: the heads are in it.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
-use super::pool::{Demonstration, Pool, PoolSpec, write_whole};
+use super::pool::{Demonstration, Origin, Pool, PoolSpec, write_whole};
 use crate::build::{BuildSpec, build};
 use crate::dataset::{Scalar, VectorWriter};
 use crate::encoder::{Encoder, EncoderOptions};
@@ -28,9 +31,12 @@ use crate::vfs::{RealVfs, create_dir_durably};
 
 /// Name of the index over the encoder's own vectors.
 pub(super) const UNTUNED: &str = "untuned";
+const VERSION: u32 = 2;
 const NOTE: &str = "prompts.json";
 const POOL: &str = "pool.jsonl";
 pub(super) const VECTORS: &str = "vectors.npy";
+/// Pools below this are searched exactly: all their vectors are read for an input.
+const EXACT_BELOW: usize = 100_000;
 /// Demonstrations that are encoded between two looks at the watch.
 const CHUNK: usize = 64;
 
@@ -54,6 +60,18 @@ pub struct PromptNote {
     pub seed: u64,
     /// blake3 of `pool.jsonl`, hexadecimal.
     pub pool: String,
+    /// [`super::Clusters::id`] of the table by which clusters were left out.
+    pub clusters: String,
+}
+
+/// What a tuned index belongs to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct TunedNote {
+    /// [`PromptNote::pool`] of the pool that it was tuned on.
+    pub(super) pool: String,
+    /// Id of the index.
+    pub(super) index: String,
 }
 
 /// What [`PromptIndex::create`] made.
@@ -67,6 +85,9 @@ pub struct IndexReport {
     pub clusters: BTreeSet<String>,
     /// Dimension of the vectors.
     pub dim: usize,
+    /// What of the source is not in it.
+    #[serde(flatten)]
+    pub origin: Origin,
 }
 
 /// A demonstration that was retrieved.
@@ -87,7 +108,7 @@ pub struct PromptIndex {
     name: String,
     note: PromptNote,
     pool: Pool,
-    encoder: Encoder,
+    encoder: Arc<Encoder>,
     searcher: Searcher,
 }
 
@@ -102,10 +123,10 @@ pub fn assemble(demonstrations: &[&Demonstration], input: &str) -> String {
 }
 
 impl PromptIndex {
-    /// Encodes and indexes a pool in the new folder `dir`.
+    /// Encodes and indexes a pool in the folder `dir`, which is made where it is absent.
     ///
     /// # Errors
-    /// `InvalidParams` where `dir` holds a pool already, or for a demonstration that cannot be encoded; those of the encoder and
+    /// `InvalidParams` where `dir` holds anything already, or for a demonstration that cannot be encoded; those of the encoder and
     /// of the build; `Io`.
     pub fn create(
         dir: &Path,
@@ -114,10 +135,7 @@ impl PromptIndex {
         encoder: (&Path, Option<usize>),
         watch: &dyn Watch,
     ) -> Result<IndexReport> {
-        if dir.join(NOTE).exists() {
-            let reason = format!("{} holds a pool already; remove it or choose another folder", dir.display());
-            return Err(Error::params("output", reason));
-        }
+        check_empty(dir)?;
         let (folder, max_tokens) = encoder;
         let encoder = Encoder::open_with(folder, EncoderOptions { max_tokens })?;
         create_dir_durably(&RealVfs, dir)?;
@@ -138,7 +156,7 @@ impl PromptIndex {
         };
         build(&index, watch)?;
         let note = PromptNote {
-            version: 1,
+            version: VERSION,
             encoder: std::path::absolute(folder).unwrap_or_else(|_| folder.to_path_buf()),
             encoder_id: encoder.id().into(),
             max_tokens: encoder.max_tokens(),
@@ -146,6 +164,7 @@ impl PromptIndex {
             most_chars: spec.most_chars,
             seed: spec.seed,
             pool: fingerprint(&dir.join(POOL))?,
+            clusters: pool.origin.clusters.clone(),
         };
         write_whole(&dir.join(NOTE), &serde_json::to_vec_pretty(&note).expect("plain values"))?;
         let all = &pool.demonstrations;
@@ -154,6 +173,7 @@ impl PromptIndex {
             tasks: all.iter().map(|d| d.task.as_str()).collect::<BTreeSet<_>>().len(),
             clusters: all.iter().map(|d| d.cluster.clone()).collect(),
             dim: encoder.dim(),
+            origin: pool.origin.clone(),
         })
     }
 
@@ -163,6 +183,17 @@ impl PromptIndex {
     /// # Errors
     /// `Io`, `InvalidInput` and `Mismatch` where files are missing, damaged or do not belong together.
     pub fn open(dir: &Path, name: &str, encoder: Option<&Path>) -> Result<PromptIndex> {
+        let note = PromptNote::read(dir)?;
+        let options = EncoderOptions { max_tokens: Some(note.max_tokens) };
+        let encoder = Encoder::open_with(encoder.unwrap_or(&note.encoder), options)?;
+        PromptIndex::open_with(dir, name, Arc::new(encoder))
+    }
+
+    /// [`PromptIndex::open`] with an encoder that is open already.
+    ///
+    /// # Errors
+    /// As there, and `Mismatch` for another encoder than the pool's.
+    pub fn open_with(dir: &Path, name: &str, encoder: Arc<Encoder>) -> Result<PromptIndex> {
         check_name(name)?;
         let note = PromptNote::read(dir)?;
         let pool = Pool::read(&dir.join(POOL))?;
@@ -170,17 +201,24 @@ impl PromptIndex {
         if found != note.pool {
             return Err(Error::mismatch(format!("hash of {}", dir.join(POOL).display()), &note.pool, found));
         }
-        let options = EncoderOptions { max_tokens: Some(note.max_tokens) };
-        let encoder = Encoder::open_with(encoder.unwrap_or(&note.encoder), options)?;
-        if encoder.id() != note.encoder_id {
+        if !note.fits(&encoder) {
             let what = format!("encoder {}", encoder.path().display());
-            return Err(Error::mismatch(what, &note.encoder_id, encoder.id()));
+            let expected = format!("{} reading {} tokens", note.encoder_id, note.max_tokens);
+            return Err(Error::mismatch(what, expected, format!("{} reading {}", encoder.id(), encoder.max_tokens())));
         }
         let searcher = Searcher::open(&dir.join(name), &OpenOptions::default())?;
         if searcher.rows() != pool.demonstrations.len() as u64 || searcher.dim() != encoder.dim() {
             let found = format!("{} of dimension {}", searcher.rows(), searcher.dim());
             let expected = format!("{} of dimension {}", pool.demonstrations.len(), encoder.dim());
             return Err(Error::mismatch(format!("rows of {}", dir.join(name).display()), expected, found));
+        }
+        if name != UNTUNED {
+            let tuned = TunedNote::read(dir, name)?;
+            let found = TunedNote { pool: note.pool.clone(), index: searcher.version().into() };
+            if tuned != found {
+                let what = format!("{}; tune it again. Pool and index", tuned_path(dir, name).display());
+                return Err(Error::mismatch(what, format!("{tuned:?}"), format!("{found:?}")));
+            }
         }
         Ok(PromptIndex { dir: dir.to_path_buf(), name: name.into(), note, pool, encoder, searcher })
     }
@@ -210,26 +248,93 @@ impl PromptIndex {
         &self.encoder
     }
 
-    /// The best `k` demonstrations for an input, best first.
+    /// Another index of the same pool, with the encoder that is open here.
+    ///
+    /// # Errors
+    /// As [`PromptIndex::open`].
+    pub fn open_beside(&self, name: &str) -> Result<PromptIndex> {
+        PromptIndex::open_with(&self.dir, name, self.encoder.clone())
+    }
+
+    /// The best `k` demonstrations for an input, best first. Pools of less than 100,000 are searched exactly.
     ///
     /// # Errors
     /// `InvalidParams` for an input that cannot be encoded or a `k` of 0; those of the search.
     pub fn retrieve(&self, input: &str, k: usize) -> Result<Vec<Retrieved<'_>>> {
+        Ok(self.search(input, k, self.pool.demonstrations.len() < EXACT_BELOW, None)?.0)
+    }
+
+    /// As [`PromptIndex::retrieve`], but always exactly.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn retrieve_exactly(&self, input: &str, k: usize) -> Result<Vec<Retrieved<'_>>> {
+        Ok(self.search(input, k, true, None)?.0)
+    }
+
+    /// As [`PromptIndex::retrieve`]; none where the deadline passed before the search was over.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn retrieve_until(&self, input: &str, k: usize, deadline: Instant) -> Result<Option<Vec<Retrieved<'_>>>> {
+        let exact = self.pool.demonstrations.len() < EXACT_BELOW;
+        let (found, whole) = self.search(input, k, exact, Some(deadline))?;
+        Ok(whole.then_some(found))
+    }
+
+    /// Demonstrations, and whether the search was not cut short.
+    fn search(
+        &self,
+        input: &str,
+        k: usize,
+        exact: bool,
+        deadline: Option<Instant>,
+    ) -> Result<(Vec<Retrieved<'_>>, bool)> {
         if k == 0 {
             return Err(Error::params("k", "0; give at least 1"));
         }
         let query = self.encoder.encode_one(input)?;
-        let params = SearchParams { k: k.min(self.pool.demonstrations.len()), ..SearchParams::default() };
+        let k = k.min(self.pool.demonstrations.len());
+        let params = SearchParams { k, exact, deadline, ..SearchParams::default() };
         let mut hits = Vec::new();
-        self.searcher.search(&query, &params, &mut self.searcher.scratch(), &mut hits)?;
+        let stats = self.searcher.search(&query, &params, &mut self.searcher.scratch(), &mut hits)?;
         let found = |hit: &crate::search::Hit| {
             let demonstration = self.pool.demonstrations.get(hit.key as usize);
             let reason =
                 || Error::corrupt(self.dir.join(&self.name), "keys", format!("key {} is beyond the pool", hit.key));
             Ok(Retrieved { number: hit.key as u32, score: hit.score, demonstration: demonstration.ok_or_else(reason)? })
         };
-        hits.iter().map(found).collect()
+        Ok((hits.iter().map(found).collect::<Result<_>>()?, stats.fraction >= 1.0))
     }
+}
+
+impl TunedNote {
+    fn read(dir: &Path, name: &str) -> Result<TunedNote> {
+        let path = tuned_path(dir, name);
+        let bytes = std::fs::read(&path).map_err(Error::io(&path))?;
+        serde_json::from_slice(&bytes).map_err(|e| Error::input(&path, "JSON", format!("{e}; tune it again")))
+    }
+
+    pub(super) fn write(&self, dir: &Path, name: &str) -> Result<()> {
+        write_whole(&tuned_path(dir, name), &serde_json::to_vec_pretty(self).expect("plain values"))
+    }
+}
+
+fn tuned_path(dir: &Path, name: &str) -> PathBuf {
+    dir.join(format!("{name}.json"))
+}
+
+/// Refuses a folder that holds anything: what was scored or tuned for another pool would be taken for this one's.
+fn check_empty(dir: &Path) -> Result<()> {
+    let first = match std::fs::read_dir(dir) {
+        Ok(mut entries) => entries.next().transpose().map_err(Error::io(dir))?,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => None,
+        Err(e) => return Err(Error::io(dir)(e)),
+    };
+    let Some(first) = first else { return Ok(()) };
+    let held = first.file_name();
+    let reason = format!("{} holds {held:?} already; empty it or choose another folder", dir.display());
+    Err(Error::params("pool", reason))
 }
 
 impl PromptNote {
@@ -242,20 +347,27 @@ impl PromptNote {
         let bytes = std::fs::read(&path).map_err(Error::io(&path))?;
         let wrong = |e: serde_json::Error| Error::input(&path, "JSON", format!("{e}; index the pool again"));
         let note: PromptNote = serde_json::from_slice(&bytes).map_err(wrong)?;
-        if note.version != 1 {
+        if note.version != VERSION {
             let what = format!("{}: version {}", path.display(), note.version);
-            return Err(Error::Unsupported { what, remedy: "this build reads version 1; index the pool again".into() });
+            let remedy = format!("this build reads version {VERSION}; index the pool again");
+            return Err(Error::Unsupported { what, remedy });
         }
         Ok(note)
+    }
+
+    /// Whether `encoder` is the one that encoded the pool, and reads as many tokens.
+    pub fn fits(&self, encoder: &Encoder) -> bool {
+        (encoder.id(), encoder.max_tokens()) == (&self.encoder_id, self.max_tokens)
     }
 }
 
 /// Refuses a name that is no plain name of a folder.
 pub(super) fn check_name(name: &str) -> Result<()> {
     let plain = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
-    match !name.is_empty() && name.chars().all(plain) {
+    // The note of an index of that name would be the pool's.
+    match !name.is_empty() && name != "prompts" && name.chars().all(plain) {
         true => Ok(()),
-        false => Err(Error::params("name", format!("{name:?}; give letters, digits, - and _"))),
+        false => Err(Error::params("name", format!("{name:?}; give letters, digits, - and _, but not \"prompts\""))),
     }
 }
 

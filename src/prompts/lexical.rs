@@ -19,11 +19,11 @@ pub struct Lexical {
 
 impl Lexical {
     /// Indexes texts by their words: runs of letters and digits, in lower case.
-    pub fn new<'t>(texts: impl IntoIterator<Item = &'t str>) -> Lexical {
+    pub fn new(texts: impl IntoIterator<Item = impl AsRef<str>>) -> Lexical {
         let (mut postings, mut lengths) = (HashMap::<String, Vec<(u32, f32)>>::new(), Vec::new());
         for (text, number) in texts.into_iter().zip(0u32..) {
             let mut counts: HashMap<String, f32> = HashMap::new();
-            words(text).for_each(|word| *counts.entry(word).or_default() += 1.0);
+            words(text.as_ref()).for_each(|word| *counts.entry(word).or_default() += 1.0);
             lengths.push(counts.values().sum::<f32>());
             counts.into_iter().for_each(|(word, count)| postings.entry(word).or_default().push((number, count)));
         }

@@ -1,12 +1,14 @@
 //! How much retrieved demonstrations help a language model, on inputs of a cluster that the pool has never seen.
 
+use std::collections::HashSet;
+
 use serde::Serialize;
 
 use super::index::{PromptIndex, assemble};
 use super::ledger::KeptScorer;
 use super::lexical::Lexical;
 use super::pool::{Demonstration, Pool};
-use super::score::{completions, worth};
+use super::score::{completions, is_first, worth};
 use crate::error::{Error, Result};
 use crate::sample::Rng;
 use crate::train::Watch;
@@ -44,7 +46,7 @@ impl Method<'_> {
                 (0..k).map(|_| of(rng.below(pool.demonstrations.len() as u64) as u32)).collect()
             }
             Method::Lexical(lexical) => lexical.best(input, k).iter().map(|(number, _)| of(*number)).collect(),
-            Method::Index(index) => index.retrieve(input, k)?.iter().map(|hit| of(hit.number)).collect(),
+            Method::Index(index) => index.retrieve_exactly(input, k)?.iter().map(|hit| of(hit.number)).collect(),
         })
     }
 }
@@ -76,17 +78,36 @@ impl MethodReport {
     }
 }
 
-fn mean_and_error(values: &[f64]) -> (f64, f64) {
+pub(super) fn mean_and_error(values: &[f64]) -> (f64, f64) {
     let n = values.len().max(1) as f64;
     let mean = values.iter().sum::<f64>() / n;
     let square = values.iter().map(|v| (v - mean) * (v - mean)).sum::<f64>() / (n - 1.0).max(1.0);
     (mean, (square / n).sqrt())
 }
 
-/// Measures methods on `inputs` with `k` demonstrations each from `pool`, which must not know the inputs' clusters.
+/// Refuses inputs whose cluster or data set a pool has demonstrations of.
 ///
 /// # Errors
-/// `InvalidParams` where the pool has demonstrations of an input's cluster, or there are no inputs; those of the scorer.
+/// `InvalidParams` that names the cluster or the data set.
+pub fn check_unseen(pool: &Pool, inputs: &[Demonstration]) -> Result<()> {
+    let all = &pool.demonstrations;
+    let clusters: HashSet<&str> = all.iter().map(|d| d.cluster.as_str()).collect();
+    let tasks: HashSet<&str> = all.iter().map(|d| d.task.as_str()).collect();
+    let known = |d: &&Demonstration| clusters.contains(d.cluster.as_str()) || tasks.contains(d.task.as_str());
+    match inputs.iter().find(known) {
+        None => Ok(()),
+        Some(d) => {
+            let what = format!("the pool has demonstrations of {:?} or of its data set {:?}", d.cluster, d.task);
+            Err(Error::params("cluster", format!("{what}; index it without that cluster")))
+        }
+    }
+}
+
+/// Measures methods on `inputs` with `k` demonstrations each from `pool`, which must not know the inputs' clusters or data sets.
+/// Indexes are searched exactly.
+///
+/// # Errors
+/// `InvalidParams` as [`check_unseen`], or where there are no inputs; those of the scorer.
 pub fn measure(
     methods: &[Method<'_>],
     pool: &Pool,
@@ -98,12 +119,7 @@ pub fn measure(
     if inputs.is_empty() {
         return Err(Error::params("inputs", "there is none to measure on"));
     }
-    for input in inputs {
-        if pool.demonstrations.iter().any(|d| d.cluster == input.cluster) {
-            let reason = format!("the pool has demonstrations of {:?}; index it without that cluster", input.cluster);
-            return Err(Error::params("cluster", reason));
-        }
-    }
+    check_unseen(pool, inputs)?;
     watch.begin("measure", (inputs.len() * methods.len()) as u64);
     let mut reports: Vec<MethodReport> = methods.iter().map(|method| MethodReport::empty(method.name())).collect();
     let mut with_options = 0;
@@ -116,7 +132,7 @@ pub fn measure(
             let scored = scorer.score(&assemble(&chosen, &input.input), &completions)?;
             let value = worth(&scored, right);
             report.worths.push(value);
-            report.accuracy += f64::from(u8::from(completions.len() > 1 && value > 0.0));
+            report.accuracy += f64::from(u8::from(completions.len() > 1 && is_first(&scored, right)));
             report.loglik += scored[right].mean();
             chosen.iter().for_each(|d| *report.chosen.entry(d.cluster.clone()).or_default() += 1);
             watch.advance(1);

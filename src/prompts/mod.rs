@@ -11,7 +11,8 @@
 //! ([`HttpScorer`]). What it answered is kept in a [`Ledger`] as it comes, so that nothing is asked twice, whatever ends a run.
 //!
 //! Tasks are grouped into clusters ([`Clusters`]). A cluster that is left out of a pool is in no training and no prompt: what is
-//! measured on it ([`measure()`]) is how well the retriever serves tasks that it never saw.
+//! measured on it is how well the retriever serves tasks that it never saw: prompts as they would be used ([`measure()`]), or one
+//! demonstration at a time, where every method chooses among the same ([`Table`]), which tells methods apart at fewer answers.
 //!
 //! Deliberately absent: the paper's filter that drops tasks on which the model is at chance; trained encoders (heads are trained
 //! on a frozen one).
@@ -27,6 +28,7 @@ mod pool;
 mod process;
 mod score;
 mod scorer;
+mod table;
 mod tune;
 
 pub use clusters::{Clusters, DEFAULT_CLUSTERS};
@@ -34,12 +36,13 @@ pub use http::HttpScorer;
 pub use index::{IndexReport, PromptIndex, PromptNote, Retrieved, assemble};
 pub use ledger::{KeptScorer, Ledger};
 pub use lexical::Lexical;
-pub use measure::{Method, MethodReport, measure};
+pub use measure::{Method, MethodReport, check_unseen, measure};
 pub use plan::{Plan, PlanSpec, Trial, plan};
-pub use pool::{Demonstration, Pool, PoolSpec};
+pub use pool::{Demonstration, Origin, Pool, PoolSpec};
 pub use process::ProcessScorer;
-pub use score::{Lesson, ScoreReport, read_lessons, score, worth, write_lessons};
+pub use score::{Lesson, ScoreReport, is_first, merge_lessons, read_lessons, score, worth, write_lessons};
 pub use scorer::{Likelihood, Scorer};
+pub use table::{Chooser, Table, TableReport, draw_candidates, draw_inputs};
 pub use tune::{TuneReport, TuneSpec, tune};
 
 #[cfg(test)]

@@ -1,9 +1,10 @@
 //! Which demonstrations are tried for which inputs.
 //!
-//! Inputs are drawn from all tasks in turn, so that a large one does not crowd out a small. Some inputs of a task share their
-//! candidates: a language model then reads each candidate once for all of them.
+//! Inputs are drawn from all tasks in turn, so that a large one does not crowd out a small; the seed decides the turns, so that no
+//! task is left out because of its name. Some inputs of a task share their candidates: a language model then reads each candidate
+//! once for all of them. They are fewer where else some task would have no input.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
@@ -18,7 +19,7 @@ pub struct PlanSpec {
     pub inputs: usize,
     /// Candidates of each, of its own task (50 in the paper).
     pub candidates: usize,
-    /// Inputs that share their candidates.
+    /// Inputs that share their candidates, at most.
     pub share: usize,
     /// Of the draws.
     pub seed: u64,
@@ -74,12 +75,14 @@ pub fn plan(pool: &Pool, spec: &PlanSpec) -> Result<Plan> {
     let mut rng = Rng::stream(spec.seed, 0x91a9);
     let mut tasks: Vec<(Vec<u32>, usize)> = tasks.into_values().map(|all| (all, 0)).collect();
     tasks.iter_mut().for_each(|(all, _)| rng.shuffle(all));
+    rng.shuffle(&mut tasks);
+    let share = spec.share.min(spec.inputs.div_ceil(tasks.len().max(1)));
     let mut plan = Plan::default();
     let mut left = spec.inputs;
     while left > 0 {
         let before = left;
         for (all, used) in &mut tasks {
-            let inputs = &all[*used..(*used + spec.share.min(left)).min(all.len())];
+            let inputs = &all[*used..(*used + share.min(left)).min(all.len())];
             let block = block(pool, inputs, all, spec.candidates, &mut rng);
             *used += inputs.len();
             left -= block.len();
@@ -112,5 +115,7 @@ fn block(pool: &Pool, inputs: &[u32], all: &[u32], candidates: usize, rng: &mut 
     }
     rng.shuffle(&mut others);
     others.truncate(candidates);
-    inputs.iter().map(|&input| Trial { input, candidates: others.clone() }).collect()
+    // Those of a template follow each other: their prompts begin alike.
+    let inputs: BTreeSet<u32> = inputs.iter().copied().collect();
+    inputs.into_iter().map(|input| Trial { input, candidates: others.clone() }).collect()
 }

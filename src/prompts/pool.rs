@@ -2,6 +2,10 @@
 //!
 //! A source is a TSV with the columns `template`, `prompt` and `completion`, a newline in them written as the two characters
 //! `\n`. A pool as a file is one JSON object a line, a [`Demonstration`] each; its number is its line, from 0.
+//!
+//! Two kinds of templates are left out ([`Origin`]): those whose answers are all the same, because a demonstration would help by being
+//! copied; and those with fewer or more examples than others of their data set, because examples are numbered by their place,
+//! and theirs cannot be told to be the same as those of another wording.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -30,7 +34,8 @@ pub struct Demonstration {
     pub task: String,
     /// The cluster of its task.
     pub cluster: String,
-    /// Its place among the examples of its template. Templates of one data set word the same examples in the same order.
+    /// Its place among the examples of its template. Templates of one data set word the same examples in the same order (those that
+    /// leave some out are in no pool).
     pub example: u32,
     /// All answers of the template where it asks to choose, sorted; else none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -79,6 +84,20 @@ impl Default for PoolSpec {
 pub struct Pool {
     /// All of them.
     pub demonstrations: Vec<Demonstration>,
+    /// Where they come from; says nothing in a pool that was read from its own file.
+    pub origin: Origin,
+}
+
+/// What of a source did not become demonstrations, and by which table of clusters.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Origin {
+    /// [`Clusters::id`].
+    #[serde(skip)]
+    pub clusters: String,
+    /// Templates left out because all their answers are the same (or empty).
+    pub templates_of_one_answer: usize,
+    /// Templates left out because their data set has others with more examples.
+    pub templates_of_other_length: usize,
 }
 
 impl Pool {
@@ -90,44 +109,26 @@ impl Pool {
     pub fn from_tsv(path: &Path, clusters: &Clusters, spec: &PoolSpec) -> Result<Pool> {
         spec.leave_out.iter().chain(&spec.only).try_for_each(|cluster| clusters.check(cluster))?;
         let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
-        let mut templates: BTreeMap<&str, Vec<Demonstration>> = BTreeMap::new();
-        let mut lines = text.lines().enumerate();
-        let header = lines.next().map_or("", |(_, line)| line);
-        if header.split('\t').collect::<Vec<_>>() != ["template", "prompt", "completion"] {
-            let reason = format!("{header:?} is not template, prompt, completion with tabs between");
-            return Err(Error::input(path, "line 1", reason));
+        let templates = read_templates(path, &text, clusters)?;
+        let usual = usual_lengths(&templates);
+        let mut origin = Origin { clusters: clusters.id(), ..Origin::default() };
+        let mut demonstrations = Vec::new();
+        for (at, all) in (0u64..).zip(templates.into_values()) {
+            let Some(first) = all.first().filter(|first| spec.wants(&first.cluster)) else { continue };
+            let answers: BTreeSet<&str> = all.iter().map(|d| d.answer.as_str()).filter(|a| !a.is_empty()).collect();
+            if usual[&first.task] != all.len() {
+                origin.templates_of_other_length += 1;
+            } else if all.len() >= LEAST_EXAMPLES && answers.len() < 2 {
+                origin.templates_of_one_answer += 1;
+            } else {
+                demonstrations.extend(chosen(all, spec, at));
+            }
         }
-        for (number, line) in lines {
-            let wrong = |reason: String| Error::input(path, format!("line {}", number + 1), reason);
-            let [template, input, answer] = line.split('\t').collect::<Vec<_>>()[..] else {
-                return Err(wrong(format!(
-                    "{} fields, where template, prompt and completion are 3",
-                    line.split('\t').count()
-                )));
-            };
-            let known = clusters.of(template);
-            let (task, cluster) = known.ok_or_else(|| {
-                wrong(format!(
-                    "no data set in the table of clusters begins the template {template:?}; add a line for it"
-                ))
-            })?;
-            let of_template = templates.entry(template).or_default();
-            of_template.push(Demonstration {
-                template: template.into(),
-                task: task.into(),
-                cluster: cluster.into(),
-                example: of_template.len() as u32,
-                options: Vec::new(),
-                input: unfold(input),
-                answer: unfold(answer.trim_end_matches(END)),
-            });
-        }
-        let demonstrations: Vec<Demonstration> =
-            templates.into_values().enumerate().flat_map(|(at, all)| chosen(all, spec, at as u64)).collect();
         if demonstrations.is_empty() {
-            return Err(Error::params("pool", format!("no example of {} is left; allow longer ones", path.display())));
+            let reason = format!("no example of {} is left; allow longer ones, or more clusters", path.display());
+            return Err(Error::params("pool", reason));
         }
-        Ok(Pool { demonstrations })
+        Ok(Pool { demonstrations, origin })
     }
 
     /// Reads a pool that [`Pool::write`] wrote.
@@ -142,7 +143,8 @@ impl Pool {
             };
             serde_json::from_str(line).map_err(wrong)
         };
-        Ok(Pool { demonstrations: text.lines().enumerate().map(parse).collect::<Result<_>>()? })
+        let demonstrations = text.lines().enumerate().map(parse).collect::<Result<_>>()?;
+        Ok(Pool { demonstrations, origin: Origin::default() })
     }
 
     /// Writes the pool, whole or not at all.
@@ -151,6 +153,61 @@ impl Pool {
     /// `Io`.
     pub fn write(&self, path: &Path) -> Result<()> {
         write_lines(path, &self.demonstrations)
+    }
+}
+
+/// The examples of each template of a source.
+fn read_templates<'t>(
+    path: &Path,
+    text: &'t str,
+    clusters: &Clusters,
+) -> Result<BTreeMap<&'t str, Vec<Demonstration>>> {
+    let mut templates: BTreeMap<&str, Vec<Demonstration>> = BTreeMap::new();
+    let mut lines = text.lines().enumerate();
+    let header = lines.next().map_or("", |(_, line)| line);
+    if header.split('\t').collect::<Vec<_>>() != ["template", "prompt", "completion"] {
+        let reason = format!("{header:?} is not template, prompt, completion with tabs between");
+        return Err(Error::input(path, "line 1", reason));
+    }
+    for (number, line) in lines {
+        let wrong = |reason: String| Error::input(path, format!("line {}", number + 1), reason);
+        let [template, input, answer] = line.split('\t').collect::<Vec<_>>()[..] else {
+            let fields = line.split('\t').count();
+            return Err(wrong(format!("{fields} fields, where template, prompt and completion are 3")));
+        };
+        let unknown = || {
+            let what = format!("no data set in the table of clusters begins the template {template:?}");
+            wrong(format!("{what}; give a table with a line for it (--clusters)"))
+        };
+        let (task, cluster) = clusters.of(template).ok_or_else(unknown)?;
+        let of_template = templates.entry(template).or_default();
+        of_template.push(Demonstration {
+            template: template.into(),
+            task: task.into(),
+            cluster: cluster.into(),
+            example: of_template.len() as u32,
+            options: Vec::new(),
+            input: unfold(input),
+            answer: unfold(answer.trim_end_matches(END)),
+        });
+    }
+    Ok(templates)
+}
+
+/// How many examples the templates of each data set have: the number by which most of its examples come, the larger of equals.
+fn usual_lengths(templates: &BTreeMap<&str, Vec<Demonstration>>) -> BTreeMap<String, usize> {
+    let mut counts: BTreeMap<&str, BTreeMap<usize, usize>> = BTreeMap::new();
+    for all in templates.values() {
+        *counts.entry(&all[0].task).or_default().entry(all.len()).or_default() += all.len();
+    }
+    let usual = |lengths: BTreeMap<usize, usize>| lengths.into_iter().max_by_key(|&(length, of)| (of, length));
+    counts.into_iter().map(|(task, lengths)| (task.to_string(), usual(lengths).map_or(0, |most| most.0))).collect()
+}
+
+impl PoolSpec {
+    /// Whether examples of this cluster are in.
+    fn wants(&self, cluster: &str) -> bool {
+        !self.leave_out.contains(cluster) && (self.only.is_empty() || self.only.contains(cluster))
     }
 }
 
@@ -175,10 +232,6 @@ pub(super) fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
 
 /// The demonstrations of one template.
 fn chosen(mut all: Vec<Demonstration>, spec: &PoolSpec, template: u64) -> Vec<Demonstration> {
-    let cluster = all.first().map_or("", |first| &first.cluster);
-    if spec.leave_out.contains(cluster) || !(spec.only.is_empty() || spec.only.contains(cluster)) {
-        return Vec::new();
-    }
     let answers: BTreeSet<String> = all.iter().map(|d| d.answer.clone()).filter(|answer| !answer.is_empty()).collect();
     let chooses = all.len() >= LEAST_EXAMPLES && (2..=MOST_OPTIONS).contains(&answers.len());
     if chooses {
@@ -257,11 +310,33 @@ mod tests {
         for (content, message) in [
             ("a\tb\n".to_string(), "line 1"),
             (format!("{HEADER}imdb_x\ta\n"), "line 2: 2 fields"),
-            (format!("{HEADER}news_x\ta\tb\n"), "begins the template \"news_x\""),
+            (format!("{HEADER}news_x\ta\tb\n"), "begins the template \"news_x\"; give a table"),
             (HEADER.to_string(), "no example"),
         ] {
             let error = read(&content, &PoolSpec::default()).unwrap_err().to_string();
             assert!(error.contains(message), "{error}");
         }
+    }
+    #[test]
+    fn templates_of_one_answer_or_of_another_length_are_left_out_and_counted() {
+        let rows = |template: &str, answers: &[&str], count: usize| -> String {
+            (0..count).map(|i| format!("{template}\ttext {i} {template}\t{}\n", answers[i % answers.len()])).collect()
+        };
+        let content = [
+            HEADER.to_string(),
+            rows("imdb_same", &["negative"], 30),
+            rows("imdb_empty", &[""], 30),
+            rows("glue_mrpc_all", &["yes", "no"], 30),
+            rows("glue_mrpc_also", &["same", "other"], 30),
+            // Five small templates have fewer examples together than a whole one.
+            (0..5).map(|i| rows(&format!("glue_mrpc_part{i}"), &["a", "b"], 8)).collect(),
+        ]
+        .concat();
+        let pool = read(&content, &PoolSpec::default()).unwrap();
+        let templates: BTreeSet<&str> = pool.demonstrations.iter().map(|d| d.template.as_str()).collect();
+        assert_eq!(templates, ["glue_mrpc_all", "glue_mrpc_also"].into());
+        assert_eq!((pool.origin.templates_of_one_answer, pool.origin.templates_of_other_length), (2, 5));
+        let [first, last] = [&pool.demonstrations[0], pool.demonstrations.last().unwrap()];
+        assert!(!first.is_twin(last) && pool.demonstrations.iter().filter(|d| d.is_twin(first)).count() == 2);
     }
 }

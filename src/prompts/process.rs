@@ -1,17 +1,20 @@
 //! A scorer that is another process: one JSON object a line into its standard input, one out of its standard output.
 //!
-//! Two threads stand between, so that a process that neither reads nor writes costs the time limit and no more.
+//! Two threads stand between, so that a process that neither reads nor writes costs the time limit and no more. At most one line that
+//! nobody has asked for waits in memory; a process that writes more waits.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Child, Command, Stdio};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::time::Duration;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel, sync_channel};
+use std::time::{Duration, Instant};
 
 use super::scorer::{Likelihood, Scorer, answer, failed, request};
 use crate::error::{Error, Result};
 
 /// Longest line that is taken from a process, in bytes.
 const MOST: u64 = 16 << 20;
+/// How long a process that has closed its output is given to end by itself.
+const TO_END: Duration = Duration::from_secs(1);
 
 /// A running process that scores. It is ended with this value.
 #[derive(Debug)]
@@ -49,18 +52,13 @@ impl ProcessScorer {
                 }
             }
         });
-        let (came, lines) = channel();
+        let (came, lines) = sync_channel(1);
         std::thread::spawn(move || {
             let mut output = BufReader::new(output);
-            loop {
-                let mut line = Vec::new();
-                let read = output.by_ref().take(MOST).read_until(b'\n', &mut line);
-                let line = match read {
-                    Ok(0) => return,
-                    Ok(_) => Ok(String::from_utf8_lossy(&line).into_owned()),
-                    Err(error) => Err(error),
-                };
-                if came.send(line).is_err() {
+            // Nothing, at the end; an error is the last that is sent.
+            while let Some(line) = read_line(&mut output, MOST).transpose() {
+                let is_last = line.is_err();
+                if came.send(line).is_err() || is_last {
                     return;
                 }
             }
@@ -68,11 +66,33 @@ impl ProcessScorer {
         Ok(ProcessScorer { name: command.join(" "), child, requests, lines, limit, next: 0 })
     }
 
-    /// What to say of a process that has ended.
+    /// What to say of a process that has closed its output, which mostly means that it has ended.
     fn ended(&mut self, sent: &str) -> Error {
-        let status = self.child.wait().map_or_else(|e| e.to_string(), |status| status.to_string());
-        failed(&self.name, sent, &format!("the process ended ({status}) without an answer"), "look at what it printed")
+        let deadline = Instant::now() + TO_END;
+        let came = loop {
+            match self.child.try_wait() {
+                Ok(Some(status)) => break format!("the process ended ({status}) without an answer"),
+                Ok(None) if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(5)),
+                Ok(None) => {
+                    // It is of no more use; whether it can be killed shows when it is dropped.
+                    let _ = self.child.kill();
+                    break "the process closed its output without an answer and was ended".to_string();
+                }
+                Err(error) => break format!("nothing is known of the process any more: {error}"),
+            }
+        };
+        failed(&self.name, sent, &came, "look at what it printed")
     }
+}
+
+/// The next line, without more than `most` bytes of it in memory; none at the end.
+fn read_line(from: &mut impl BufRead, most: u64) -> std::io::Result<Option<String>> {
+    let mut line = Vec::new();
+    let read = from.by_ref().take(most).read_until(b'\n', &mut line)?;
+    if read as u64 == most && line.last() != Some(&b'\n') {
+        return Err(std::io::Error::other(format!("a line has more than {most} bytes")));
+    }
+    Ok((read > 0).then(|| String::from_utf8_lossy(&line).into_owned()))
 }
 
 impl Scorer for ProcessScorer {
@@ -138,6 +158,7 @@ mod tests {
             ("exit 3", 20.0, "the process ended (exit status: 3)"),
             ("read -r line; kill -9 $$", 20.0, "the process ended (signal: 9"),
             ("exec sleep 60", 0.3, "no answer came within 0.3 s"),
+            ("exec 1>&-; exec sleep 100000", 20.0, "the process closed its output without an answer"),
             ("read -r line; echo loading weights; cat", 20.0, "\"loading weights\" cannot be read"),
             (
                 "read -r line; echo '{\"id\": 0, \"loglik\": [-1], \"tokens\": [1]}'; cat",
@@ -159,6 +180,28 @@ mod tests {
         // Far more than a pipe holds.
         let error = scorer.score(&"x".repeat(1 << 22), &["a".into()]).unwrap_err().to_string();
         assert!(error.contains("no answer came"), "{error}");
+    }
+
+    #[test]
+    fn lines_that_are_too_long_are_refused_and_not_cut() {
+        let mut text = &b"abc\nabcd\n"[..];
+        assert_eq!(read_line(&mut text, 4).unwrap(), Some("abc\n".into()));
+        assert!(read_line(&mut text, 4).unwrap_err().to_string().contains("more than 4 bytes"));
+        assert_eq!(read_line(&mut &b"abc"[..], 4).unwrap(), Some("abc".into()));
+        assert_eq!(read_line(&mut &b""[..], 4).unwrap(), None);
+    }
+
+    #[test]
+    fn a_process_that_talks_without_being_asked_is_held_back() {
+        // What is written beyond a pipe and a line or two is not taken: the shell never comes to its last word.
+        let dir = tempfile::tempdir().unwrap();
+        let done = dir.path().join("done");
+        let line = "x".repeat(1 << 16);
+        let script = format!("i=0; while [ $i -lt 40 ]; do echo {line}; i=$((i+1)); done; echo > {}", done.display());
+        let mut scorer = shell(&script, 20.0);
+        assert!(ask(&mut scorer).unwrap_err().to_string().contains("cannot be read"));
+        std::thread::sleep(Duration::from_millis(300));
+        assert!(!done.exists(), "all 2.6 MB were taken");
     }
 
     #[test]

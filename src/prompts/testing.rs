@@ -50,7 +50,7 @@ impl Scorer for Words {
 }
 
 /// Words that the made encoder knows, and some that it does not.
-const WORDS: [&str; 6] = ["red", "blue", "shoe", "hat", "shoes", "a"];
+pub(super) const WORDS: [&str; 6] = ["red", "blue", "shoe", "hat", "shoes", "a"];
 
 /// A source of three data sets with a template or two each, 40 examples a template.
 pub(crate) fn write_source(path: &Path) {

@@ -1,16 +1,18 @@
 //! Heads tuned on lessons, and the index that holds them.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use ndarray::{Array2, ArrayView2};
 use serde::Serialize;
 
-use super::index::{PromptIndex, UNTUNED, VECTORS, check_name};
+use super::index::{PromptIndex, TunedNote, UNTUNED, VECTORS, check_name};
+use super::pool::Pool;
 use super::score::Lesson;
 use crate::build::{self, BuildSpec};
 use crate::dataset::VectorFile;
 use crate::error::{Error, Result};
 use crate::heads::{Head, Heads};
+use crate::index::Manifest;
 use crate::sample::Rng;
 use crate::train::{
     CODE_ROWS, Contrast, ContrastEpoch, Contrasts, DenseTraining, QuantizerSpec, Watch, train_contrast, train_quantizer,
@@ -27,7 +29,10 @@ pub struct TuneSpec {
     pub hard: usize,
     /// Documents of other tasks drawn for a lesson (20 in the paper).
     pub others: usize,
-    /// Share of the lessons that is not learned from, but stopped by.
+    /// A candidate is better than another from so much on, as a share of the other's worth: lessons without two such are not used.
+    pub margin: f64,
+    /// Share of the lessons that is not learned from, but stopped by: at least this, and whole tasks. Inputs of a task share candidates, so
+    /// heads that know them by heart would look good on other inputs of the task.
     pub valid: f64,
     /// The training itself.
     pub training: DenseTraining,
@@ -42,11 +47,12 @@ impl TuneSpec {
             batch: 32,
             score_temperature: 0.05,
             rate: 3e-4,
+            decay: 1.0,
             patience: 6,
             seed,
             ..DenseTraining::default()
         };
-        TuneSpec { name: name.into(), hard: 4, others: 8, valid: 0.2, training }
+        TuneSpec { name: name.into(), hard: 4, others: 8, margin: 0.1, valid: 0.2, training }
     }
 }
 
@@ -73,7 +79,10 @@ pub fn tune(index: &PromptIndex, lessons: &[Lesson], spec: &TuneSpec, watch: &dy
     if spec.hard == 0 {
         return Err(Error::params("hard", "0; give at least 1 hard negative"));
     }
-    let (train, valid) = split(lessons, spec);
+    if !(spec.margin >= 0.0 && spec.margin.is_finite()) {
+        return Err(Error::params("margin", format!("{}; give 0 or more", spec.margin)));
+    }
+    let (train, valid) = split(lessons, index.pool(), spec);
     let documents = read_vectors(index)?;
     let inputs: Vec<&str> =
         lessons.iter().map(|l| index.pool().demonstrations[l.input as usize].input.as_str()).collect();
@@ -92,19 +101,39 @@ pub fn tune(index: &PromptIndex, lessons: &[Lesson], spec: &TuneSpec, watch: &dy
     Ok(TuneReport { train: train.len(), valid: valid.len(), curve })
 }
 
-/// Contrasts of the lessons, numbered as these: to learn from, and to stop by. Lessons about the same input stay together.
-fn split(lessons: &[Lesson], spec: &TuneSpec) -> (Vec<Contrast>, Vec<Contrast>) {
+/// Contrasts of the lessons, numbered as these: to learn from, and to stop by.
+fn split(lessons: &[Lesson], pool: &Pool, spec: &TuneSpec) -> (Vec<Contrast>, Vec<Contrast>) {
     let contrast = |(lesson, query): (&Lesson, u32)| {
-        let ranked = &lesson.ranked;
-        let positive = ranked[0];
-        // The worst first; never one as good as the best.
-        let worse = ranked.iter().rev().take_while(|(_, worth)| *worth < positive.1);
-        let hard = worse.take(spec.hard).map(|(number, _)| *number).collect();
-        Contrast { query, positive: positive.0, hard }
+        let (positive, best) = *lesson.ranked.first()?;
+        // The worst first; never one that is about as good as the best.
+        let worse = lesson.ranked.iter().rev().take_while(|(_, worth)| worth * (1.0 + spec.margin) < best);
+        let hard: Vec<u32> = worse.take(spec.hard).map(|(number, _)| *number).collect();
+        (!hard.is_empty()).then(|| (lesson.input, Contrast { query, positive, hard }))
     };
-    let held = |input: u32| Rng::stream(spec.training.seed ^ 0x5b117, u64::from(input)).unit_f64() < spec.valid;
-    let (valid, train): (Vec<_>, Vec<_>) = lessons.iter().zip(0u32..).partition(|(lesson, _)| held(lesson.input));
-    (train.into_iter().map(contrast).collect(), valid.into_iter().map(contrast).collect())
+    let contrasts: Vec<(u32, Contrast)> = lessons.iter().zip(0u32..).filter_map(contrast).collect();
+    let task = |input: u32| pool.demonstrations[input as usize].task.as_str();
+    let held = held_tasks(contrasts.iter().map(|(input, _)| task(*input)), spec);
+    let by_input = |input: u32| Rng::stream(spec.training.seed ^ 0x5b117, u64::from(input)).unit_f64() < spec.valid;
+    // Where there is but one task, some of its inputs have to do.
+    let is_held = |input: u32| if held.is_empty() { by_input(input) } else { held.contains(task(input)) };
+    let (valid, train): (Vec<_>, Vec<_>) = contrasts.into_iter().partition(|(input, _)| is_held(*input));
+    (train.into_iter().map(|(_, c)| c).collect(), valid.into_iter().map(|(_, c)| c).collect())
+}
+
+/// Tasks that have the wanted share of the lessons together, drawn by the seed; never all of them.
+fn held_tasks<'n>(tasks: impl Iterator<Item = &'n str>, spec: &TuneSpec) -> BTreeSet<&'n str> {
+    let all: Vec<&str> = tasks.collect();
+    let mut order: Vec<&str> = all.iter().copied().collect::<BTreeSet<_>>().into_iter().collect();
+    Rng::stream(spec.training.seed, 0x5b117).shuffle(&mut order);
+    let (mut held, mut count) = (BTreeSet::new(), 0);
+    for &task in order.iter().skip(1) {
+        if count as f64 >= spec.valid * all.len() as f64 {
+            break;
+        }
+        count += all.iter().filter(|other| **other == task).count();
+        held.insert(task);
+    }
+    held
 }
 
 /// A number for each name, the same for the same.
@@ -164,5 +193,58 @@ fn build_tuned(
     quantizer.write(&RealVfs, &path, [0; 16])?;
     build::build(&BuildSpec { quantizer: Some(path.clone()), ..plain }, watch)?;
     // The index has its own copy.
-    std::fs::remove_file(&path).map_err(Error::io(&path))
+    std::fs::remove_file(&path).map_err(Error::io(&path))?;
+    let manifest = Manifest::read(&RealVfs, &index.dir().join(&spec.name))?;
+    TunedNote { pool: index.note().pool.clone(), index: manifest.id }.write(index.dir(), &spec.name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::prompts::{Demonstration, Origin};
+
+    /// Inputs 0 to 19 are of four tasks, five each; each has the candidates 20 and 21.
+    fn made() -> (Pool, Vec<Lesson>) {
+        let demonstration = |number: u32| Demonstration {
+            template: "t".into(),
+            task: format!("task {}", number % 4),
+            cluster: "c".into(),
+            example: number,
+            options: Vec::new(),
+            input: "i".into(),
+            answer: "a".into(),
+        };
+        let pool = Pool { demonstrations: (0..22).map(demonstration).collect(), origin: Origin::default() };
+        (pool, (0..20).map(|input| Lesson { input, ranked: vec![(20, 0.5), (21, 0.25)] }).collect())
+    }
+
+    #[test]
+    fn whole_tasks_are_held_out() {
+        let (pool, mut lessons) = made();
+        for (seed, valid) in [(1, 0.2), (2, 0.3), (3, 0.9)] {
+            let spec = TuneSpec { valid, ..TuneSpec::new("a", seed) };
+            let (train, held) = split(&lessons, &pool, &spec);
+            let tasks = |rows: &[Contrast]| rows.iter().map(|row| row.query % 4).collect::<BTreeSet<_>>();
+            assert!(tasks(&train).is_disjoint(&tasks(&held)) && !train.is_empty());
+            assert_eq!((train.len() + held.len(), held.len()), (20, ((valid * 4.0).ceil() as usize).min(3) * 5));
+        }
+        lessons.retain(|lesson| lesson.input % 4 == 0);
+        let (train, held) = split(&lessons, &pool, &TuneSpec { valid: 0.5, ..TuneSpec::new("a", 1) });
+        assert!(train.len() + held.len() == 5 && !train.is_empty() && !held.is_empty(), "one task is cut by inputs");
+    }
+
+    #[test]
+    fn candidates_that_are_about_as_good_teach_nothing() {
+        let (pool, mut lessons) = made();
+        lessons[0].ranked = vec![(20, 0.5), (21, 0.48)];
+        lessons[1].ranked = vec![(20, 0.5), (21, 0.48), (19, 0.1)];
+        let count = |margin| {
+            let (train, held) = split(&lessons, &pool, &TuneSpec { margin, ..TuneSpec::new("a", 1) });
+            let hard = train.iter().chain(&held).find(|row| row.query == 1).map(|row| row.hard.clone());
+            (train.len() + held.len(), hard.unwrap_or_default())
+        };
+        assert_eq!(count(0.1), (19, vec![19]));
+        assert_eq!(count(0.0), (20, vec![19, 21]));
+        assert_eq!(count(10.0), (0, vec![]));
+    }
 }

@@ -71,19 +71,19 @@ impl AdmissionSection {
 
 /// A moving average.
 #[derive(Debug)]
-struct Average(AtomicU64);
+pub(super) struct Average(AtomicU64);
 
 impl Average {
-    fn new(start: f64) -> Average {
+    pub(super) fn new(start: f64) -> Average {
         Average(AtomicU64::new(start.to_bits()))
     }
 
-    fn get(&self) -> f64 {
+    pub(super) fn get(&self) -> f64 {
         f64::from_bits(self.0.load(Relaxed))
     }
 
     /// An observation that another thread makes at the same moment may be lost, which is no loss.
-    fn observe(&self, value: f64) {
+    pub(super) fn observe(&self, value: f64) {
         let old = self.get();
         if value.is_finite() && value > 0.0 {
             let value = value.min(old * OUTLIER);

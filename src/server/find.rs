@@ -137,7 +137,7 @@ impl Service {
             config,
             known,
             tasks: &self.tasks,
-            encoder: self.encoder.as_ref(),
+            encoder: self.encoder.as_deref(),
             dim: searcher.dim(),
             metric: searcher.metric(),
             calibration,

@@ -1,6 +1,11 @@
 //! `POST /v1/prompts`: demonstrations for an input, and the prompt that they make.
+//!
+//! Most of a request is encoding its text, which takes a static encoder microseconds and a BERT tens of milliseconds: so what requests
+//! have taken is what the next one is taken to cost when it asks for a worker.
 
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use axum::Extension;
 use axum::extract::{Request, State};
@@ -8,17 +13,21 @@ use axum::http::StatusCode;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::admission::Average;
 use super::parse;
 use super::problem::Problem;
 use super::routes::{Answer, Shared, json_body, json_response};
 use super::service::{Context, Service, WorkerState, json};
+use crate::encoder::Encoder;
 use crate::error::{Error, Result};
-use crate::prompts::{PromptIndex, assemble};
+use crate::prompts::{PromptIndex, PromptNote, assemble};
 
 /// Demonstrations where a request does not say: as many as in the paper.
 const USUAL: usize = 3;
 /// The most that are sent.
 const MOST: usize = 100;
+/// What a request is taken to cost before there has been one, in nanoseconds: little, so that a fresh server turns nobody away.
+const FIRST_COST: f64 = 1e6;
 
 /// `[prompts]`.
 #[derive(Clone, Debug, Deserialize)]
@@ -29,16 +38,29 @@ pub struct PromptsSection {
     pub name: String,
 }
 
+/// A pool of demonstrations that is served.
+#[derive(Debug)]
+pub(super) struct Demonstrations {
+    index: PromptIndex,
+    /// Nanoseconds that requests have taken on a worker.
+    cost: Average,
+}
+
 impl PromptsSection {
-    /// Opens the pool, if there is one.
+    /// Opens the pool, if there is one; with the encoder of queries, if that is the pool's, too.
     ///
     /// # Errors
     /// As [`PromptIndex::open`].
-    pub fn open(&self) -> Result<Option<PromptIndex>> {
+    pub(super) fn open(&self, encoder: Option<&Arc<Encoder>>) -> Result<Option<Demonstrations>> {
         if self.pool.as_os_str().is_empty() {
             return Ok(None);
         }
-        PromptIndex::open(&self.pool, &self.name, None).map(Some)
+        let note = PromptNote::read(&self.pool)?;
+        let index = match encoder.filter(|encoder| note.fits(encoder)) {
+            Some(encoder) => PromptIndex::open_with(&self.pool, &self.name, encoder.clone())?,
+            None => PromptIndex::open(&self.pool, &self.name, None)?,
+        };
+        Ok(Some(Demonstrations { index, cost: Average::new(FIRST_COST) }))
     }
 }
 
@@ -84,33 +106,46 @@ pub(super) async fn prompts(
     request: Request,
 ) -> Answer {
     let body = json_body(&service, request).await?;
+    let cost = service.prompts.as_ref().map_or(FIRST_COST, |served| served.cost.get());
     let task = move |service: &Service, context: &Context, _: &mut WorkerState| {
         let request: PromptsRequest = parse::json(&body)?;
-        answer(service, &request, &context.request_id)
+        let Some(served) = &service.prompts else { return Err(absent()) };
+        let begun = Instant::now();
+        let answer = answer(&served.index, &request, &context.request_id, service.deadline(context))?;
+        served.cost.observe(begun.elapsed().as_nanos() as f64);
+        Ok(answer)
     };
-    Ok(json_response(service.on_worker(context, task).await?))
+    Ok(json_response(service.on_worker_for(Duration::from_nanos(cost as u64), context, task).await?))
 }
 
-fn answer(service: &Service, request: &PromptsRequest, request_id: &str) -> std::result::Result<Vec<u8>, Problem> {
-    let Some(index) = &service.prompts else {
-        let remedy = "set prompts.pool to a folder that `bigrain prompts index` made";
-        return Err(Problem::new(
-            StatusCode::NOT_FOUND,
-            "no_prompts",
-            "this server has no pool of demonstrations",
-            remedy,
-        ));
-    };
+fn late() -> Problem {
+    let remedy = "send it again when the server is less busy, or raise timeouts.search_ms";
+    let detail = "the deadline passed before all demonstrations were looked at";
+    Problem::new(StatusCode::GATEWAY_TIMEOUT, "deadline_exceeded", detail, remedy)
+}
+
+fn absent() -> Problem {
+    let remedy = "set prompts.pool to a folder that `bigrain prompts index` made";
+    Problem::new(StatusCode::NOT_FOUND, "no_prompts", "this server has no pool of demonstrations", remedy)
+}
+
+fn answer(
+    index: &PromptIndex,
+    request: &PromptsRequest,
+    request_id: &str,
+    deadline: Instant,
+) -> std::result::Result<Vec<u8>, Problem> {
     let k = request.k.unwrap_or(USUAL);
     if k == 0 || k > MOST {
         return Err(Problem::meaning("k_out_of_range", "/k", format!("k is {k}"), format!("send 1 to {MOST}")));
     }
-    let found = index.retrieve(&request.text, k).map_err(|error| match error {
+    let found = index.retrieve_until(&request.text, k, deadline).map_err(|error| match error {
         Error::InvalidParams { reason, .. } => {
             Problem::meaning("text_not_encodable", "/text", reason, "send a few words")
         }
         other => other.into(),
     })?;
+    let Some(found) = found else { return Err(late()) };
     let chosen: Vec<_> = found.iter().map(|hit| hit.demonstration).collect();
     let demonstrations = found.iter().map(|hit| DemonstrationAnswer {
         number: hit.number,
@@ -151,7 +186,10 @@ mod tests {
     }
 
     /// Runs `client` against a server of the made pool.
-    fn with_server(change: impl FnOnce(&mut ServerConfig), client: impl FnOnce(SocketAddr) + Send + 'static) {
+    fn with_server(
+        change: impl FnOnce(&mut ServerConfig),
+        client: impl FnOnce(SocketAddr) + Send + 'static,
+    ) -> Arc<Service> {
         let dir = tempfile::tempdir().unwrap();
         drop(made_pool(dir.path()));
         let pool = dir.path().join("pool");
@@ -171,9 +209,10 @@ mod tests {
                 client(address);
                 drop(done);
             });
-            serve(listener, async { drop(signal.await) }, service).await;
+            serve(listener, async { drop(signal.await) }, service.clone()).await;
             client.join().unwrap();
         });
+        service
     }
 
     #[test]
@@ -222,6 +261,34 @@ mod tests {
             },
         );
         let section = PromptsSection { pool: "no-such-folder".into(), name: "untuned".into() };
-        assert!(section.open().unwrap_err().to_string().contains("no-such-folder"));
+        assert!(section.open(None).unwrap_err().to_string().contains("no-such-folder"));
+    }
+    #[test]
+    fn requests_cost_what_they_have_taken() {
+        let service = with_server(
+            |_| {},
+            |address| {
+                for _ in 0..5 {
+                    assert_eq!(post(address, &json!({"text": "red hat"})).0, 200);
+                }
+            },
+        );
+        let served = service.prompts.as_ref().unwrap();
+        assert!(served.cost.get() > 0.0 && served.cost.get() != FIRST_COST, "nothing was learned of five requests");
+    }
+
+    #[test]
+    fn an_encoder_that_is_open_already_is_shared() {
+        let dir = tempfile::tempdir().unwrap();
+        drop(made_pool(dir.path()));
+        let section = PromptsSection { pool: dir.path().join("pool"), name: "untuned".into() };
+        let note = PromptNote::read(&section.pool).unwrap();
+        let open = |max_tokens| {
+            let options = crate::encoder::EncoderOptions { max_tokens: Some(max_tokens) };
+            Arc::new(Encoder::open_with(&dir.path().join("encoder"), options).unwrap())
+        };
+        let (same, other) = (open(note.max_tokens), open(note.max_tokens - 1));
+        let (_first, _second) = (section.open(Some(&same)).unwrap(), section.open(Some(&other)).unwrap());
+        assert_eq!((Arc::strong_count(&same), Arc::strong_count(&other)), (2, 1));
     }
 }

@@ -28,6 +28,7 @@ use super::plan::Plan;
 use super::platform::Platform;
 use super::pool::{Job, Lost, Pending, Pool};
 use super::problem::Problem;
+use super::prompts::Demonstrations;
 use super::status::{LiveState, RecallEstimate, Status};
 use super::tasks::TaskMaps;
 use super::trail::{Step, Trail};
@@ -35,7 +36,6 @@ use crate::ads::{Collection, Estimate, OnlineRecall, Pinned};
 use crate::attributes::Attribute;
 use crate::encoder::Encoder;
 use crate::error::{Error, Result};
-use crate::prompts::PromptIndex;
 use crate::search::{Scratch, Searcher};
 
 /// What a task that is no search is taken to cost, until it is known.
@@ -54,9 +54,9 @@ pub struct Service {
     /// Query encoders by task.
     pub(super) tasks: TaskMaps,
     /// Makes vectors of texts that are not known.
-    pub(super) encoder: Option<Encoder>,
-    /// Demonstrations for a language model.
-    pub(super) prompts: Option<PromptIndex>,
+    pub(super) encoder: Option<Arc<Encoder>>,
+    /// For a language model.
+    pub(super) prompts: Option<Demonstrations>,
     pub(super) recall: Option<OnlineRecall>,
     pub(super) pool: Pool<WorkerState>,
     pub(super) metrics: Metrics,
@@ -112,7 +112,8 @@ impl Service {
         let (tasks, note) = TaskMaps::load(&config.encoder, &active.searcher)?;
         let (encoder, notes) = config.encoder.open(active.searcher.index().manifest())?;
         notes.iter().chain(&note).for_each(|note| tracing::warn!("{note}"));
-        let prompts = config.prompts.open()?;
+        let encoder = encoder.map(Arc::new);
+        let prompts = config.prompts.open(encoder.as_ref())?;
         let threads = match config.workers.threads {
             0 => std::thread::available_parallelism().map_or(1, usize::from),
             threads => threads,
@@ -429,16 +430,30 @@ impl Service {
         plans.iter().map(search).collect()
     }
 
-    /// Runs a task of looking up or explaining on the workers. It stands in the queue as a search without a `timeout_ms` would: with a later
-    /// deadline every search would go first.
+    /// Runs a task of looking up or explaining on the workers.
     pub(super) async fn on_worker(
         self: &Arc<Self>,
         context: Context,
         task: impl FnOnce(&Service, &Context, &mut WorkerState) -> std::result::Result<Vec<u8>, Problem> + Send + 'static,
     ) -> std::result::Result<Vec<u8>, Problem> {
+        self.on_worker_for(TASK_COST, context, task).await
+    }
+
+    /// When a task of [`Service::on_worker_for`] has to be done.
+    pub(super) fn deadline(&self, context: &Context) -> Instant {
+        context.arrived + Duration::from_millis(self.config.timeouts.search_ms)
+    }
+
+    /// Runs a task that is no search and may take `cost` on the workers. It stands in the queue as a search without a `timeout_ms` would: with a later
+    /// deadline every search would go first.
+    pub(super) async fn on_worker_for(
+        self: &Arc<Self>,
+        cost: Duration,
+        context: Context,
+        task: impl FnOnce(&Service, &Context, &mut WorkerState) -> std::result::Result<Vec<u8>, Problem> + Send + 'static,
+    ) -> std::result::Result<Vec<u8>, Problem> {
         let (service, trail) = (self.clone(), context.trail.clone());
-        let deadline = context.arrived + Duration::from_millis(self.config.timeouts.search_ms);
-        let job = Job { cost: TASK_COST, deadline: Some(deadline), partial: false };
+        let job = Job { cost, deadline: Some(self.deadline(&context)), partial: false };
         let pending = self.submit(job, &trail, move |worker| task(&service, &context, worker))?;
         self.answer(pending).await
     }

@@ -8,9 +8,13 @@
 //! Heads of queries and keys are normalised and turned by their position. One layer in six looks at everything before a token, with a
 //! slower turn; the others at the last `sliding_window` tokens. Keys and values of a prompt are kept: the completions of a
 //! request branch off it, and the next request goes on from where it differs.
+//!
+//! A product with few rows is made of inner products: a general one would first copy the matrix, and the table of tokens alone is two
+//! thirds of a small model.
 
 use bigrain::error::{Error, Result};
-use bigrain::linalg::{product_nn, product_nt};
+use bigrain::linalg::{norm2, product_nn, product_nt};
+use bigrain::simd::Kernels;
 use ndarray::{Array2, ArrayView2, Axis, s};
 use rayon::prelude::*;
 
@@ -21,6 +25,17 @@ use super::tokens::Vocabulary;
 const GLOBAL_EVERY: usize = 6;
 /// Base of the turns of the other layers; that of the global ones is in the file.
 const LOCAL_BASE: f64 = 10_000.0;
+/// The model of so many layers (27B) scales its scores by the width over the heads, the others by the width of a head.
+const LAYERS_OF_LARGEST: usize = 62;
+/// The most completions of a request, and tokens of all of them.
+const MOST_COMPLETIONS: usize = 256;
+const MOST_TOKENS: usize = 8_192;
+/// Rows whose logits are in memory at a time: a row of a large vocabulary is a megabyte.
+const LOGIT_ROWS: usize = 32;
+/// Products of up to so many rows are made of inner products.
+const FEW_ROWS: usize = 8;
+/// Rows of a matrix that stay in the cache while all rows of a few meet them.
+const CACHED_ROWS: usize = 64;
 
 /// What a completion got.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -67,6 +82,10 @@ pub struct Gemma {
     heads: (usize, usize, usize),
     window: usize,
     global_base: f64,
+    /// Positions are divided by it in the global layers.
+    global_stretch: f64,
+    /// What scores of attention are multiplied by.
+    score_scale: f32,
     context: usize,
     memory: Memory,
 }
@@ -99,9 +118,9 @@ impl Gemma {
         if heads.0 % heads.1 != 0 || heads.2 % 2 != 0 {
             return Err(Error::input(file.path(), "heads", format!("{heads:?} do not divide; fetch the file again")));
         }
-        let feed = size("feed_forward_length")?;
-        let layers =
-            (0..size("block_count")?).map(|i| Layer::read(file, i, width, heads, feed)).collect::<Result<_>>()?;
+        let (feed, count) = (size("feed_forward_length")?, size("block_count")?);
+        let layers = (0..count).map(|i| Layer::read(file, i, width, heads, feed)).collect::<Result<_>>()?;
+        let scaled_by = if count == LAYERS_OF_LARGEST { width / heads.0 } else { heads.2 };
         Ok(Gemma {
             embedding: file.weights("token_embd.weight", (vocabulary.len(), width))?,
             vocabulary,
@@ -111,6 +130,8 @@ impl Gemma {
             heads,
             window: size("attention.sliding_window")?,
             global_base: file.number("gemma3.rope.freq_base")?,
+            global_stretch: stretch(file)?,
+            score_scale: 1.0 / (scaled_by as f32).sqrt(),
             context: size("context_length")?,
             memory: Memory::default(),
         })
@@ -124,14 +145,23 @@ impl Gemma {
     /// The log-likelihood of each completion after `prompt`. A prompt of more than `most` tokens loses its beginning.
     ///
     /// # Errors
-    /// `InvalidParams` where a completion has no token, or all are too long for the model.
+    /// `InvalidParams` where a completion has no token, or there are too many or too long ones.
     pub fn score(&mut self, prompt: &str, completions: &[&str], most: usize) -> Result<Vec<Scored>> {
+        if completions.len() > MOST_COMPLETIONS {
+            let reason = format!("{} of them; send at most {MOST_COMPLETIONS} a request", completions.len());
+            return Err(Error::params("completions", reason));
+        }
         let mut tokens = self.vocabulary.tokens(prompt);
         tokens.drain(..tokens.len().saturating_sub(most));
         tokens.insert(0, self.vocabulary.begin());
         let completions: Vec<Vec<u32>> = completions.iter().map(|text| self.vocabulary.tokens(text)).collect();
         if let Some(empty) = completions.iter().position(Vec::is_empty) {
             return Err(Error::params("completions", format!("completion {empty} is empty; give at least a letter")));
+        }
+        let all: usize = completions.iter().map(Vec::len).sum();
+        if all > MOST_TOKENS {
+            let reason = format!("they have {all} tokens; send at most {MOST_TOKENS} a request");
+            return Err(Error::params("completions", reason));
         }
         let longest = completions.iter().map(Vec::len).max().unwrap_or(0);
         if tokens.len() + longest > self.context {
@@ -152,8 +182,7 @@ impl Gemma {
         self.memory.tokens.extend_from_slice(prompt);
         let (first, wanted) = rows.wanted(completions);
         let asked: Vec<usize> = std::iter::once(rows.trunk - 1).chain(first.iter().copied()).collect();
-        let logs = self.logs(output.select(Axis(0), &asked).view(), &wanted);
-        let mut logs = logs.into_iter();
+        let mut logs = self.logs(output.select(Axis(0), &asked).view(), &wanted).into_iter();
         let mut scored: Vec<Scored> = Vec::with_capacity(completions.len());
         for completion in completions {
             scored.push(Scored { loglik: logs.next().unwrap_or(0.0), tokens: completion.len() });
@@ -166,19 +195,19 @@ impl Gemma {
 
     /// Logarithms of probabilities: `wanted` names, for each row of `output` in turn, the tokens asked for.
     fn logs(&self, output: ArrayView2<'_, f32>, wanted: &[Vec<u32>]) -> Vec<f64> {
-        let mut normal = output.to_owned();
-        normal
-            .rows_mut()
-            .into_iter()
-            .for_each(|mut row| norm_row(row.as_slice_mut().expect("C order"), &self.norm, self.epsilon));
-        let logits = self.product(normal.view(), &self.embedding);
+        let normal = self.normed(output.to_owned(), &self.norm);
         let of_row = |(row, wanted): (ndarray::ArrayView1<'_, f32>, &Vec<u32>)| {
             let largest = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
             let sum: f64 = row.iter().map(|&v| f64::from(v - largest).exp()).sum();
             let total = f64::from(largest) + sum.ln();
             wanted.iter().map(|&token| f64::from(row[token as usize]) - total).collect::<Vec<f64>>()
         };
-        logits.rows().into_iter().zip(wanted).flat_map(of_row).collect()
+        let mut out = Vec::new();
+        for (rows, wanted) in normal.axis_chunks_iter(Axis(0), LOGIT_ROWS).zip(wanted.chunks(LOGIT_ROWS)) {
+            let logits = product(rows, &self.embedding);
+            out.extend(logits.rows().into_iter().zip(wanted).flat_map(of_row));
+        }
+        out
     }
 
     /// Runs the rows through all layers, after the first `kept` tokens of memory, which the trunk then extends.
@@ -197,9 +226,9 @@ impl Gemma {
             let attended = self.attention(layer, (number + 1) % GLOBAL_EVERY == 0, x.view(), rows, kept, memory);
             x += &self.normed(attended, &layer.after_attention_norm);
             let h = self.normed(x.clone(), &layer.feed_norm);
-            let mut gate = self.product(h.view(), &layer.gate);
-            gate.zip_mut_with(&self.product(h.view(), &layer.up), |g, up| *g = gelu(*g) * up);
-            x += &self.normed(self.product(gate.view(), &layer.down), &layer.after_feed_norm);
+            let mut gate = product(h.view(), &layer.gate);
+            gate.zip_mut_with(&product(h.view(), &layer.up), |g, up| *g = gelu(*g) * up);
+            x += &self.normed(product(gate.view(), &layer.down), &layer.after_feed_norm);
         }
         self.memory.layers = memory;
         x
@@ -216,30 +245,6 @@ impl Gemma {
         x
     }
 
-    /// `x w'`, in parallel over blocks of outputs, whose sums do not depend on the threads.
-    fn product(&self, x: ArrayView2<'_, f32>, w: &Array2<f32>) -> Array2<f32> {
-        const BLOCK: usize = 4_096;
-        if w.nrows() <= BLOCK {
-            let mut out = Array2::zeros((x.nrows(), w.nrows()));
-            product_nt(x, w.view(), out.view_mut());
-            return out;
-        }
-        let blocks: Vec<Array2<f32>> = w
-            .axis_chunks_iter(Axis(0), BLOCK)
-            .into_par_iter()
-            .map(|w| {
-                let mut out = Array2::zeros((x.nrows(), w.nrows()));
-                product_nt(x, w, out.view_mut());
-                out
-            })
-            .collect();
-        let mut out = Array2::zeros((x.nrows(), w.nrows()));
-        for (at, block) in blocks.iter().enumerate() {
-            out.slice_mut(s![.., at * BLOCK..at * BLOCK + block.ncols()]).assign(block);
-        }
-        out
-    }
-
     fn attention(
         &self,
         layer: &Layer,
@@ -250,13 +255,14 @@ impl Gemma {
         memory: &mut (Array2<f32>, Array2<f32>),
     ) -> Array2<f32> {
         let (query_heads, key_heads, dim) = self.heads;
-        let base = if global { self.global_base } else { LOCAL_BASE };
+        let (base, stretch) = if global { (self.global_base, self.global_stretch) } else { (LOCAL_BASE, 1.0) };
+        let turn = |x: &mut Array2<f32>, norm: &[f32]| self.norm_and_turn(x, norm, &rows.positions, base, stretch);
         let h = self.normed(x.to_owned(), &layer.attention_norm);
-        let mut queries = self.product(h.view(), &layer.query);
-        let mut keys = self.product(h.view(), &layer.key);
-        let values = self.product(h.view(), &layer.value);
-        self.norm_and_turn(&mut queries, &layer.query_norm, &rows.positions, base);
-        self.norm_and_turn(&mut keys, &layer.key_norm, &rows.positions, base);
+        let mut queries = product(h.view(), &layer.query);
+        let mut keys = product(h.view(), &layer.key);
+        let values = product(h.view(), &layer.value);
+        turn(&mut queries, &layer.query_norm);
+        turn(&mut keys, &layer.key_norm);
         let join = |old: &Array2<f32>, new: &Array2<f32>| {
             ndarray::concatenate(Axis(0), &[old.slice(s![..kept, ..]), new.view()]).expect("equal widths")
         };
@@ -266,9 +272,9 @@ impl Gemma {
         for head in 0..query_heads {
             let from = head / (query_heads / key_heads) * dim;
             let (own_keys, own_values) = (columns(&keys, from, dim), columns(&values, from, dim));
-            let mut scores = self.product(columns(&queries, head * dim, dim).view(), &own_keys);
+            let mut scores = product(columns(&queries, head * dim, dim).view(), &own_keys);
             for (row, mut scores) in scores.rows_mut().into_iter().enumerate() {
-                rows.softmax(row, kept, window, 1.0 / (dim as f32).sqrt(), scores.as_slice_mut().expect("C order"));
+                rows.softmax(row, kept, window, self.score_scale, scores.as_slice_mut().expect("C order"));
             }
             let mut mixed = Array2::zeros((x.nrows(), dim));
             product_nn(scores.view(), own_values.view(), mixed.view_mut());
@@ -276,15 +282,15 @@ impl Gemma {
         }
         let length = kept + rows.trunk;
         *memory = (keys.slice(s![..length, ..]).to_owned(), values.slice(s![..length, ..]).to_owned());
-        self.product(out.view(), &layer.output)
+        product(out.view(), &layer.output)
     }
 
     /// Normalises every head of every row, and turns it by the position of its row: value i and value i + dim/2 are a
-    /// point in a plane, turned by `position / base^(2i / dim)`.
-    fn norm_and_turn(&self, x: &mut Array2<f32>, weight: &[f32], positions: &[usize], base: f64) {
+    /// point in a plane, turned by `position / stretch / base^(2i / dim)`.
+    fn norm_and_turn(&self, x: &mut Array2<f32>, weight: &[f32], positions: &[usize], base: f64, stretch: f64) {
         let dim = self.heads.2;
         let half = dim / 2;
-        let rates: Vec<f64> = (0..half).map(|i| base.powf(-2.0 * i as f64 / dim as f64)).collect();
+        let rates: Vec<f64> = (0..half).map(|i| base.powf(-2.0 * i as f64 / dim as f64) / stretch).collect();
         for (mut row, &position) in x.rows_mut().into_iter().zip(positions) {
             let turns: Vec<(f32, f32)> = rates
                 .iter()
@@ -379,142 +385,69 @@ fn vector(file: &Gguf, name: &str, length: usize) -> Result<Vec<f32>> {
     Ok(file.weights(name, (1, length))?.into_raw_vec_and_offset().0)
 }
 
+/// The factor by which a file stretches the positions of its global layers; 1 where it says nothing of it.
+fn stretch(file: &Gguf) -> Result<f64> {
+    if !file.has("gemma3.rope.scaling.factor") {
+        return Ok(1.0);
+    }
+    let (kind, factor) = (file.text("gemma3.rope.scaling.type")?, file.number("gemma3.rope.scaling.factor")?);
+    if kind == "none" {
+        return Ok(1.0);
+    }
+    if kind != "linear" || !(1.0..=1024.0).contains(&factor) {
+        let what = format!("{}: positions scaled as {kind:?} by {factor}", file.path().display());
+        return Err(Error::Unsupported { what, remedy: "give a model that scales them linearly, by 1 or more".into() });
+    }
+    Ok(factor)
+}
+
+/// `x w'`, in parallel over blocks of outputs, whose sums do not depend on the threads.
+fn product(x: ArrayView2<'_, f32>, w: &Array2<f32>) -> Array2<f32> {
+    const BLOCK: usize = 4_096;
+    if w.nrows() <= BLOCK {
+        return serial_product(x, w.view());
+    }
+    let blocks: Vec<Array2<f32>> =
+        w.axis_chunks_iter(Axis(0), BLOCK).into_par_iter().map(|w| serial_product(x, w)).collect();
+    let mut out = Array2::zeros((x.nrows(), w.nrows()));
+    for (at, block) in blocks.iter().enumerate() {
+        out.slice_mut(s![.., at * BLOCK..at * BLOCK + block.ncols()]).assign(block);
+    }
+    out
+}
+
+fn serial_product(x: ArrayView2<'_, f32>, w: ArrayView2<'_, f32>) -> Array2<f32> {
+    let mut out = Array2::zeros((x.nrows(), w.nrows()));
+    if x.nrows() > FEW_ROWS {
+        product_nt(x, w, out.view_mut());
+        return out;
+    }
+    let kernels = Kernels::detect();
+    for (at, w) in w.axis_chunks_iter(Axis(0), CACHED_ROWS).enumerate() {
+        let to = at * CACHED_ROWS..at * CACHED_ROWS + w.nrows();
+        for (x, mut out) in x.rows().into_iter().zip(out.rows_mut()) {
+            let out = &mut out.as_slice_mut().expect("C order")[to.clone()];
+            (kernels.dot_rows_f32)(x.to_slice().expect("C order"), w.to_slice().expect("C order"), out);
+        }
+    }
+    out
+}
+
 fn columns(x: &Array2<f32>, from: usize, count: usize) -> Array2<f32> {
     x.slice(s![.., from..from + count]).as_standard_layout().to_owned()
 }
 
 /// `x` becomes `x / rms(x) * weight`.
 fn norm_row(x: &mut [f32], weight: &[f32], epsilon: f32) {
-    let square = x.iter().map(|v| v * v).sum::<f32>() / x.len() as f32;
+    let square = norm2(x) / x.len() as f32;
     let scale = 1.0 / (square + epsilon).sqrt();
     x.iter_mut().zip(weight).for_each(|(x, w)| *x *= scale * w);
 }
 
-/// The Gaussian error linear unit by its usual hyperbolic tangent.
+/// The Gaussian error linear unit by its usual hyperbolic tangent: `x / 2 (1 + tanh(u)) = x / (1 + exp(-2 u))`.
 fn gelu(x: f32) -> f32 {
-    0.5 * x * (1.0 + (0.797_884_6 * (x + 0.044_715 * x * x * x)).tanh())
+    x / (1.0 + (-1.595_769_1 * (x + 0.044_715 * x * x * x)).exp())
 }
 
 #[cfg(test)]
-mod tests {
-    use super::super::gguf::tests::Writer;
-    use super::super::tokens::tests::{FIRST, put_vocabulary};
-    use super::*;
-    use bigrain::sample::Rng;
-
-    /// A model of random weights: 7 layers, so that one is global, and a window shorter than the texts.
-    fn made() -> Gemma {
-        let mut writer = Writer::default();
-        writer.text("general.architecture", "gemma3");
-        let tokens = put_vocabulary(&mut writer);
-        let (width, feed, heads, dim, layers) = (8, 12, 2, 4, 7);
-        let sizes = [
-            ("context_length", 64),
-            ("embedding_length", width),
-            ("block_count", layers),
-            ("feed_forward_length", feed),
-            ("attention.head_count", heads),
-            ("attention.head_count_kv", 1),
-            ("attention.key_length", dim),
-            ("attention.sliding_window", 3),
-        ];
-        sizes.iter().for_each(|(name, size)| writer.size(&format!("gemma3.{name}"), *size as u32));
-        writer.float("gemma3.rope.freq_base", 1e6);
-        writer.float("gemma3.attention.layer_norm_rms_epsilon", 1e-6);
-        let mut rng = Rng::new(5);
-        let mut put = |writer: &mut Writer, name: &str, rows: usize, columns: usize| {
-            writer.tensor(name, &Array2::from_shape_fn((rows, columns), |_| rng.normal()));
-        };
-        put(&mut writer, "token_embd.weight", tokens, width);
-        put(&mut writer, "output_norm.weight", 1, width);
-        for i in 0..layers {
-            for (part, rows, columns) in [
-                ("attn_norm", 1, width),
-                ("attn_q", heads * dim, width),
-                ("attn_k", dim, width),
-                ("attn_v", dim, width),
-                ("attn_q_norm", 1, dim),
-                ("attn_k_norm", 1, dim),
-                ("attn_output", width, heads * dim),
-                ("post_attention_norm", 1, width),
-                ("ffn_norm", 1, width),
-                ("ffn_gate", feed, width),
-                ("ffn_up", feed, width),
-                ("ffn_down", width, feed),
-                ("post_ffw_norm", 1, width),
-            ] {
-                put(&mut writer, &format!("blk.{i}.{part}.weight"), rows, columns);
-            }
-        }
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("model.gguf");
-        std::fs::write(&path, writer.finish()).unwrap();
-        Gemma::read(&Gguf::open(&path).unwrap()).unwrap()
-    }
-
-    /// The last row of a plain pass over a text: nothing kept, no branches.
-    fn plain(model: &mut Gemma, tokens: &[u32]) -> Array2<f32> {
-        model.memory = Memory::default();
-        let rows = Rows::new(tokens, 0, &[]);
-        let out = model.pass(&rows, 0);
-        model.memory = Memory::default();
-        out.select(Axis(0), &[tokens.len() - 1])
-    }
-
-    #[test]
-    fn completions_score_as_if_each_were_run_alone_token_by_token() {
-        let mut model = made();
-        let prompt = [2, FIRST, FIRST + 3, FIRST + 6, FIRST + 4, FIRST];
-        let completions =
-            vec![vec![FIRST + 5, FIRST, FIRST + 4, FIRST + 1], vec![FIRST + 2], vec![FIRST + 5, FIRST + 3]];
-        let alone: Vec<f64> = completions
-            .iter()
-            .map(|completion| {
-                let (mut text, mut sum) = (prompt.to_vec(), 0.0);
-                for &token in completion {
-                    let last = plain(&mut model, &text);
-                    sum += model.logs(last.view(), &[vec![token]])[0];
-                    text.push(token);
-                }
-                sum
-            })
-            .collect();
-        // Once from nothing, once with the prompt kept, once after another prompt that begins alike.
-        for before in [None, Some(prompt.to_vec()), Some(vec![2, FIRST, FIRST + 3, FIRST + 7, FIRST])] {
-            model.memory = Memory::default();
-            before.iter().for_each(|before| drop(model.score_tokens(before, &[vec![FIRST]])));
-            let scored = model.score_tokens(&prompt, &completions);
-            for ((scored, alone), completion) in scored.iter().zip(&alone).zip(&completions) {
-                assert!((scored.loglik - alone).abs() < 1e-4, "{before:?}: {scored:?} {alone}");
-                assert_eq!(scored.tokens, completion.len());
-            }
-        }
-    }
-
-    #[test]
-    fn probabilities_sum_to_one_and_depend_on_the_whole_prompt() {
-        let mut model = made();
-        let all: Vec<u32> = (0..model.vocabulary.len() as u32).collect();
-        let last = plain(&mut model, &[2, FIRST, FIRST + 1, FIRST + 5, FIRST, FIRST + 4]);
-        let sum: f64 = model.logs(last.view(), &[all]).iter().map(|log| log.exp()).sum();
-        assert!((sum - 1.0).abs() < 1e-5, "{sum}");
-        // The first token is beyond the window of all layers but the global one.
-        let other = plain(&mut model, &[2, FIRST + 7, FIRST + 1, FIRST + 5, FIRST, FIRST + 4]);
-        assert!(last.iter().zip(&other).any(|(a, b)| (a - b).abs() > 1e-4));
-    }
-
-    #[test]
-    fn bad_requests_are_named() {
-        let mut model = made();
-        assert!(model.score("ab", &["a", ""], 10).unwrap_err().to_string().contains("completion 1 is empty"));
-        let long = "c".repeat(90);
-        assert!(model.score("ab", &[&long], 10).unwrap_err().to_string().contains("exceed the model's 64"));
-        // The beginning is cut: the last four tokens stay.
-        let cut = model.score(&long, &["ab"], 4).unwrap();
-        let whole = model.score("cccc", &["ab"], 10).unwrap();
-        assert!(
-            cut[0].tokens == whole[0].tokens && (cut[0].loglik - whole[0].loglik).abs() < 1e-5,
-            "{cut:?}, {whole:?}"
-        );
-    }
-}
+mod tests;

@@ -87,6 +87,11 @@ impl Gguf {
         &self.path
     }
 
+    /// Whether the header has a value of this name.
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.values.contains_key(name)
+    }
+
     /// A text of the header.
     pub(super) fn text(&self, name: &str) -> Result<&str> {
         match self.values.get(name) {
