@@ -77,7 +77,8 @@ pub enum Source<'a> {
 /// keeps goes by a hash of their texts. Other splits are left out.
 ///
 /// # Errors
-/// `Io`; `InvalidInput` naming the line; `InvalidParams` for names of tasks that there are not, or rows that cannot be divided; those of the encoder and of files of vectors.
+/// `Io`; `InvalidInput` naming the line; `InvalidParams` for names of tasks that there are not, or rows that cannot be divided; those of the
+/// encoder and of files of vectors.
 pub fn read(
     path: &Path,
     only: &[String],

@@ -97,8 +97,8 @@ impl Adapter {
         matrices.chain([&mut self.weights]).collect()
     }
 
-    /// How fast it learns: `own` is the rate of `Lambda` and `w`. Decay pulls `Lambda` towards the identity, from which it starts, `A` and `B`
-    /// towards 0; `w` has none, because a task without a preference is no better than one that has it.
+    /// How fast it learns: `own` is the rate of `Lambda` and `w`. Decay pulls `Lambda` towards the identity, from which it starts,
+    /// `A` and `B` towards 0; `w` has none, because a task without a preference is no better than one that has it.
     pub(crate) fn set_rates(&mut self, rate: f32, own: f32, decay: f32) {
         for parameter in self.downs.iter_mut().chain(&mut self.ups) {
             (parameter.rate, parameter.decay) = (rate, decay);

@@ -29,9 +29,9 @@ static ALLOCATOR: MiMalloc = MiMalloc;
 ///
 /// The table has a header line and the columns task, split, text_a, text_b, label, separated by tabs. Rows of test are held
 /// out, those of dev or val choose the best epoch; what a task lacks is drawn from its other rows, so that no text is in two
-/// parts, and rows of `all` are divided 70 : 10 : 20. The trunk is trained without labels and frozen; then each method trains adapters of its layers and an
-/// output for each task. Prints the held-out figures by task: accuracy, or average precision where one of two classes is rare
-/// among the rows to train on, or rank correlation of values.
+/// parts, and rows of `all` are divided 70 : 10 : 20. The trunk is trained without labels and frozen; then each method trains
+/// adapters of its layers and an output for each task. Prints the held-out figures by task: accuracy, or average precision
+/// where one of two classes is rare among the rows to train on, or rank correlation of values.
 ///
 /// Example:
 ///
