@@ -5,7 +5,8 @@ use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 
-use bigrain::dataset::VectorFile;
+use bigrain::dataset::split::{Components, Fractions};
+use bigrain::dataset::{Pair, VectorFile};
 use bigrain::encoder::Encoder;
 use bigrain::error::{Error, Result};
 use bigrain::linalg::normalise;
@@ -18,6 +19,10 @@ use ndarray::Array2;
 const COLUMNS: [&str; 5] = ["task", "split", "text_a", "text_b", "label"];
 /// Texts that are encoded between two looks at whether to stop.
 const CHUNK: usize = 2_048;
+/// How rows that the table does not divide are divided.
+const PARTS: Fractions = Fractions { valid: 0.1, test: 0.2 };
+/// The same where only rows to choose by are missing: the two smaller parts become one.
+const CHOICE: Fractions = Fractions { valid: 0.05, test: 0.05 };
 
 /// One row of the table.
 #[derive(Debug, Clone)]
@@ -28,7 +33,7 @@ struct Line {
     a: String,
     b: String,
     label: String,
-    /// Of the texts: equal texts are always in the same part.
+    /// Of the texts, for which rows a cap keeps.
     hash: u64,
 }
 
@@ -51,6 +56,8 @@ pub struct Labelled {
     pub tasks: Vec<RelevanceTask>,
     /// Of each task, the held-out rows.
     pub test: Vec<Vec<Row>>,
+    /// Id of the encoder that made the vectors, where it is known.
+    pub encoder: Option<String>,
 }
 
 /// Where vectors come from.
@@ -65,11 +72,12 @@ pub enum Source<'a> {
 /// the others classes. An empty `text_b` is none.
 ///
 /// Parts: `test` is held out, `dev` or `val` is for choosing. A task without `test` holds out its `dev`; one without anything to choose by
-/// gives a tenth of `train` for it; `all` is divided 70 : 10 : 20. Such divisions, and which rows a cap keeps, go by a hash of the texts.
-/// Other splits are left out.
+/// gives a tenth of `train` for it; `all`, and `train` where there is nothing else, are divided 70 : 10 : 20. Rows divided here that
+/// share a text stay together, so that no text is in two of their parts; what the table divides is taken as it is. Which rows a cap
+/// keeps goes by a hash of their texts. Other splits are left out.
 ///
 /// # Errors
-/// `Io`; `InvalidInput` naming the line; `InvalidParams` for names of tasks that there are not; those of the encoder and of files of vectors.
+/// `Io`; `InvalidInput` naming the line; `InvalidParams` for names of tasks that there are not, or rows that cannot be divided; those of the encoder and of files of vectors.
 pub fn read(
     path: &Path,
     only: &[String],
@@ -89,7 +97,7 @@ pub fn read(
     let mut texts = Texts::default();
     let (mut found, mut test) = (Vec::new(), Vec::new());
     for (name, lines) in &tasks {
-        let [train, valid, held] = divide(lines, caps);
+        let [train, valid, held] = divide(name, lines, caps)?;
         let target = match values.contains(name) {
             true => value(path, &train)?,
             false => classes(&[&train[..], &valid, &held].concat()),
@@ -99,11 +107,11 @@ pub fn read(
         found.push(RelevanceTask { name: name.clone(), target, train, valid });
         test.push(held);
     }
-    let vectors = match source {
-        Source::Encoder(encoder) => texts.encode(encoder, watch)?,
-        Source::Files(a, b) => texts.vectors_from_files(path, a, b)?,
+    let (vectors, encoder) = match source {
+        Source::Encoder(encoder) => (texts.encode(encoder, watch)?, Some(encoder.id().to_string())),
+        Source::Files(a, b) => (texts.vectors_from_files(path, a, b)?, None),
     };
-    Ok(Labelled { vectors, tasks: found, test })
+    Ok(Labelled { vectors, tasks: found, test, encoder })
 }
 
 fn read_lines(path: &Path) -> Result<BTreeMap<String, Vec<Line>>> {
@@ -144,26 +152,59 @@ fn hash(a: &str, b: &str) -> u64 {
 }
 
 /// Rows to learn from, to choose by, to report.
-fn divide(lines: &[Line], caps: Caps) -> [Vec<&Line>; 3] {
-    let of = |names: &[&str]| -> Vec<&Line> { lines.iter().filter(|l| names.contains(&l.split.as_str())).collect() };
+fn divide<'a>(task: &str, lines: &'a [Line], caps: Caps) -> Result<[Vec<&'a Line>; 3]> {
+    let of = |names: &[&str]| -> Vec<&'a Line> { lines.iter().filter(|l| names.contains(&l.split.as_str())).collect() };
     let (mut train, mut valid, mut test) = (of(&["train"]), of(&["dev", "val", "valid"]), of(&["test"]));
+    let mut whole = of(&["all"]);
     if test.is_empty() {
         test = std::mem::take(&mut valid);
     }
-    if valid.is_empty() {
-        (valid, train) = train.into_iter().partition(|line| line.hash % 10 == 0);
+    if test.is_empty() && whole.is_empty() {
+        whole = std::mem::take(&mut train);
     }
-    for line in of(&["all"]) {
-        match line.hash % 100 {
-            0..70 => train.push(line),
-            70..80 => valid.push(line),
-            _ => test.push(line),
+    if valid.is_empty() && !train.is_empty() {
+        let [most, some, others] = apart(task, &train, CHOICE)?;
+        (train, valid) = (most, [some, others].concat());
+    }
+    if !whole.is_empty() {
+        let parts = apart(task, &whole, PARTS)?;
+        for (part, more) in [&mut train, &mut valid, &mut test].into_iter().zip(parts) {
+            part.extend(more);
         }
     }
-    [(train, caps.train), (valid, caps.valid), (test, caps.test)].map(|(lines, cap)| capped(lines, cap))
+    let parts = [(train, caps.train), (valid, caps.valid), (test, caps.test)].map(|(lines, cap)| capped(lines, cap));
+    for (lines, what) in parts.iter().zip(["train on", "choose by", "report"]) {
+        if lines.is_empty() {
+            let reason = format!("{task:?} has no rows to {what}; give it some, or leave it out by --only");
+            return Err(Error::params("task", reason));
+        }
+    }
+    Ok(parts)
 }
 
-/// Some of the lines, by other bits of the hash than those that chose the part.
+/// Divides lines so that no text of one part is in another: lines are connected by their texts.
+fn apart<'a>(task: &str, lines: &[&'a Line], fractions: Fractions) -> Result<[Vec<&'a Line>; 3]> {
+    let mut numbers: HashMap<&str, u64> = HashMap::new();
+    let mut pairs = Vec::new();
+    for (query, line) in (0..).zip(lines) {
+        let second = Some(&*line.b).filter(|text| !text.trim().is_empty());
+        for text in [&*line.a].into_iter().chain(second) {
+            let next = numbers.len() as u64;
+            pairs.push(Pair { query, document: *numbers.entry(text).or_insert(next) });
+        }
+    }
+    let split = Components::new(pairs).split(fractions, 1).map_err(|_| {
+        let reason = format!("{task:?}: its {} rows are too few, or share too many texts, to be divided", lines.len());
+        Error::params("task", format!("{reason}; give it rows of test and dev, or leave it out by --only"))
+    })?;
+    Ok([&split.train, &split.valid, &split.test].map(|pairs| {
+        let mut rows: Vec<u64> = pairs.iter().map(|pair| pair.query).collect();
+        rows.dedup();
+        rows.into_iter().map(|row| lines[row as usize]).collect()
+    }))
+}
+
+/// Some of the lines, by their hash.
 fn capped(mut lines: Vec<&Line>, cap: usize) -> Vec<&Line> {
     lines.sort_by_key(|line| (line.hash.rotate_left(32), line.number));
     lines.truncate(cap);
@@ -188,7 +229,7 @@ fn value(path: &Path, lines: &[&Line]) -> Result<Target> {
 }
 
 fn parsed(path: &Path, line: &Line) -> Result<f32> {
-    line.label.parse().map_err(|_| {
+    line.label.parse().ok().filter(|label: &f32| label.is_finite()).ok_or_else(|| {
         Error::input(path, format!("line {}", line.number + 2), format!("the label {:?} is no number", line.label))
     })
 }
@@ -269,20 +310,47 @@ mod tests {
     }
 
     fn sizes(lines: &[Line], cap: usize) -> [usize; 3] {
-        divide(lines, Caps { train: cap, valid: cap, test: cap }).map(|part| part.len())
+        divide("t", lines, Caps { train: cap, valid: cap, test: cap }).unwrap().map(|part| part.len())
     }
 
     #[test]
-    fn parts_are_those_of_the_table_or_of_a_hash() {
+    fn rows_that_share_a_text_stay_together() {
+        // Chains of three pairs: the second text of one is the first of the next.
+        let pair = |number: usize, split: &str| {
+            let text = |at: usize| format!("text {} {}", number / 3, number % 3 + at);
+            Line { b: text(1), a: text(0), ..line(number, split) }
+        };
+        for (split, expected) in [("all", [210, 30, 60]), ("train", [210, 30, 60])] {
+            let lines: Vec<Line> = (0..300).map(|number| pair(number, split)).collect();
+            let parts = divide("t", &lines, Caps { train: 300, valid: 300, test: 300 }).unwrap();
+            assert_eq!([0, 1, 2].map(|part| parts[part].len()), expected, "{split}");
+            let texts = parts.map(|part| -> std::collections::HashSet<String> {
+                part.iter().flat_map(|line| [line.a.clone(), line.b.clone()]).collect()
+            });
+            assert!(
+                texts[0].is_disjoint(&texts[1]) && texts[0].is_disjoint(&texts[2]) && texts[1].is_disjoint(&texts[2])
+            );
+        }
+        // One text in all rows: they are one part or none.
+        let lines: Vec<Line> = (0..300).map(|number| Line { b: "the same".into(), ..line(number, "all") }).collect();
+        let message = divide("t", &lines, Caps { train: 9, valid: 9, test: 9 }).unwrap_err().to_string();
+        assert!(message.contains("\"t\": its 300 rows"), "{message}");
+        let lines = [line(1, "test"), line(2, "dev")];
+        let message = divide("t", &lines, Caps { train: 9, valid: 9, test: 9 }).unwrap_err().to_string();
+        assert!(message.contains("no rows to train on"), "{message}");
+    }
+
+    #[test]
+    fn parts_are_those_of_the_table_or_drawn() {
         let many = |split: &str| (0..1000).map(|n| line(n, split)).collect::<Vec<_>>();
-        let parts = sizes(&many("all"), 10_000);
-        assert!((650..750).contains(&parts[0]) && (70..130).contains(&parts[1]) && (150..250).contains(&parts[2]));
+        assert_eq!(sizes(&many("all"), 10_000), [700, 100, 200]);
+        assert_eq!(sizes(&many("train"), 10_000), [700, 100, 200]);
         let some = [many("train"), vec![line(5000, "dev"), line(5001, "test"), line(5002, "oos")]].concat();
         assert_eq!(sizes(&some, 10_000), [1000, 1, 1]);
         assert_eq!(sizes(&some, 100), [100, 1, 1]);
         let without_test = [many("train"), vec![line(5000, "dev")]].concat();
         let [train, valid, test] = sizes(&without_test, 10_000);
-        assert!(train + valid == 1000 && (70..130).contains(&valid) && test == 1);
+        assert_eq!([train, valid, test], [900, 100, 1]);
     }
 
     #[test]
@@ -292,7 +360,7 @@ mod tests {
         let refused = |content: &str| {
             std::fs::write(&path, content).unwrap();
             let none = Path::new("none.npy");
-            let caps = Caps { train: 9, valid: 9, test: 9 };
+            let caps = Caps { train: 99, valid: 99, test: 99 };
             let values = if content.contains("sts") { vec!["sts".to_string()] } else { Vec::new() };
             let source = Source::Files(none, none);
             read(&path, &[], &values, caps, &source, &bigrain::train::Silent).err().unwrap().to_string()
@@ -301,7 +369,12 @@ mod tests {
         assert!(refused("task\tsplit\ttext_a\ttext_b\tlabel\n").contains("it has no rows"));
         assert!(refused("task\tsplit\ttext_a\ttext_b\tlabel\na\ttrain\tx\n").contains("line 2: 3 cells"));
         let head = "task\tsplit\ttext_a\ttext_b\tlabel\n";
-        assert!(refused(&format!("{head}sts\ttrain\tx\ty\tgood\n")).contains("\"good\" is no number"));
-        assert!(refused(&format!("{head}a\ttrain\t \ty\tgood\n")).contains("text_a is empty"));
+        let many: String = (0..40).map(|row| format!("sts\ttrain\tx{row}\ty{row}\t{row}\n")).collect();
+        assert!(refused(&format!("{head}{many}sts\ttest\tx\ty\tnan\n")).contains("line 42: the label \"nan\""));
+        let many = many.replace("\t7\n", "\tgood\n");
+        assert!(refused(&format!("{head}{many}")).contains("\"good\" is no number"));
+        assert!(refused(&format!("{head}a\ttrain\tx\ty\tgood\n")).contains("\"a\": its 1 rows"));
+        let parts = "a\tdev\tx\ty\tgood\na\ttest\tv\tw\tgood\n";
+        assert!(refused(&format!("{head}{parts}a\ttrain\t \ty\tgood\n")).contains("line 4: text_a is empty"));
     }
 }

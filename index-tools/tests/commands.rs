@@ -6,6 +6,7 @@ use std::process::{Command, Output};
 use bigrain::dataset::{Scalar, VectorWriter};
 use bigrain::heads::{Head, Heads};
 use bigrain::quantizer::Quantizer;
+use bigrain::sample::Rng;
 use bigrain::vfs::RealVfs;
 use tempfile::TempDir;
 
@@ -298,4 +299,21 @@ fn pairs_are_split_along_their_groups() {
     assert_ends(&split(folder.path(), &[]), 1, "pairs.tsv: line 2");
     file("pairs.tsv", "0\t1\n0\t2\n".into());
     assert_ends(&split(folder.path(), &[]), 1, "--test");
+}
+
+/// Buffers of threads are larger than what is used of them; were they resident, sixteen threads would break the limit.
+#[test]
+fn many_threads_stay_within_the_memory_limit() {
+    let folder = tempfile::tempdir().unwrap();
+    let (rows, dim) = (6_000, 128);
+    let mut rng = Rng::new(3);
+    let values: Vec<f32> = (0..rows * dim).map(|_| rng.normal()).collect();
+    let mut writer = VectorWriter::create(&folder.path().join("vectors.npy"), Scalar::F32, dim).unwrap();
+    writer.write(&values).unwrap();
+    writer.finish().unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_build-index"));
+    command.current_dir(folder.path()).args(["--input", "vectors.npy", "--output", "index", "--json"]);
+    command.args(["--threads", "16", "--code-bits", "4", "--memory-limit", "120MiB"]);
+    let peak = json(&command.output().unwrap())["peak_memory"].as_u64().unwrap();
+    assert!(peak <= 120 << 20, "{} MiB", peak >> 20);
 }

@@ -54,7 +54,7 @@ impl Adapter {
         let down = |_| parameter(Array2::from_shape_fn((rank, input), |_| rng.normal() * scale));
         let downs = (0..own).map(down).collect();
         let transforms = match shape.method {
-            Method::MtlLora => (0..tasks).map(|_| parameter(Array2::eye(rank))).collect(),
+            Method::MtlLora => (0..tasks).map(|_| anchored(Array2::eye(rank))).collect(),
             Method::Lora | Method::LoraPerTask => Vec::new(),
         };
         let ups = if shape.method == Method::MtlLora { shape.ups } else { own };
@@ -95,6 +95,18 @@ impl Adapter {
     pub(crate) fn parameters(&mut self) -> Vec<&mut Parameter> {
         let matrices = self.downs.iter_mut().chain(&mut self.transforms).chain(&mut self.ups);
         matrices.chain([&mut self.weights]).collect()
+    }
+
+    /// How fast it learns: `own` is the rate of `Lambda` and `w`. Decay pulls `Lambda` towards the identity, from which it starts, `A` and `B`
+    /// towards 0; `w` has none, because a task without a preference is no better than one that has it.
+    pub(crate) fn set_rates(&mut self, rate: f32, own: f32, decay: f32) {
+        for parameter in self.downs.iter_mut().chain(&mut self.ups) {
+            (parameter.rate, parameter.decay) = (rate, decay);
+        }
+        for parameter in &mut self.transforms {
+            (parameter.rate, parameter.decay) = (own, decay);
+        }
+        (self.weights.rate, self.weights.decay) = (own, 0.0);
     }
 
     /// Maps `x` (rows x input, sorted as `rows` says) through the frozen `weight` (output x input) and the adapter.
@@ -175,13 +187,22 @@ impl Adapter {
     /// # Panics
     /// If there is no such task, or the weight has another shape.
     pub fn merge(&self, weight: ArrayView2<'_, f32>, task: usize) -> Array2<f32> {
+        let (down, up) = self.thin(task);
+        &weight + &blocked::nn(up.view(), down.view())
+    }
+
+    /// What is added for a task, as a map down (rank x input) and one up (output x rank): `Lambda_t A` and the scaled `B`.
+    ///
+    /// # Panics
+    /// If there is no such task.
+    pub fn thin(&self, task: usize) -> (Array2<f32>, Array2<f32>) {
         assert!(task < self.tasks, "task {task} of {}", self.tasks);
         let down = self.down(task).value.view();
         let inner = match self.transforms.get(task) {
             Some(transform) => blocked::nn(transform.value.view(), down),
             None => down.to_owned(),
         };
-        &weight + &(blocked::nn(self.up(task).view(), inner.view()) * self.scale())
+        (inner, self.up(task) * self.scale())
     }
 
     fn scale(&self) -> f32 {
@@ -254,9 +275,15 @@ fn parameter(value: Array2<f32>) -> Parameter {
     Parameter::new(value, 0.0)
 }
 
+/// One whose decay leads back to where it starts.
+fn anchored(value: Array2<f32>) -> Parameter {
+    Parameter { anchor: Some(value.clone()), ..parameter(value) }
+}
+
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
+    use crate::train::optimiser::Schedule;
 
     const TASKS: [usize; 9] = [2, 0, 2, 0, 0, 1, 2, 2, 0];
 
@@ -381,6 +408,24 @@ pub(super) mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn decay_leads_to_the_identity_and_leaves_preferences_alone() {
+        let mut adapter = random_adapter(5, 6, shapes()[3]);
+        let before = adapter.clone();
+        adapter.set_rates(0.5, 0.25, 0.1);
+        let schedule = Schedule { warmup: 1, total: 10, clip: 1.0 };
+        schedule.step(0, &mut adapter.parameters());
+        let near = |now: &Parameter, expected: Array2<f32>| (&now.value - &expected).iter().all(|e| e.abs() < 1e-6);
+        let eye = Array2::<f32>::eye(3);
+        for (now, then) in adapter.transforms.iter().zip(&before.transforms) {
+            assert!(near(now, &then.value - &((&then.value - &eye) * 0.025)), "{}", now.value);
+        }
+        for (now, then) in adapter.ups.iter().chain(&adapter.downs).zip(before.ups.iter().chain(&before.downs)) {
+            assert!(near(now, &then.value * 0.95), "{}", now.value);
+        }
+        assert_eq!(adapter.weights.value, before.weights.value);
     }
 
     #[test]

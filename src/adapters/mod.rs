@@ -16,17 +16,20 @@
 //! | the layer: forward, backward, merge | [`Adapter`] |
 //! | names of tasks, and their nearest where one is unknown | [`TaskNames`] |
 //! | query encoders of several tasks over one index, and their training | [`QueryAdapters`], [`train_query_adapters`] |
+//! | the course of a training: batches, epochs, the best one | [`Epoch`], `course` |
 //! | settings and matrices in one checked `.safetensors` file | `tensors` |
 
+pub(crate) mod course;
 mod layer;
 mod query;
 mod retrieval;
 mod rows;
 pub(crate) mod tensors;
 
+pub use course::Epoch;
 pub use layer::{Adapter, Pass};
-pub use query::QueryAdapters;
-pub use retrieval::{AdapterEpoch, QueryTask, QueryTraining, recall_at_ten, train_query_adapters};
+pub use query::{QueryAdapters, QueryMap};
+pub use retrieval::{QueryTask, QueryTraining, recall_at_ten, train_query_adapters};
 pub use rows::{TaskNames, TaskRows};
 
 use std::fmt;
@@ -126,4 +129,15 @@ impl AdapterShape {
             }
         }
     }
+}
+
+/// What to know where vectors of one encoder meet what was trained on those of another; either may not be known.
+pub(crate) fn other_encoder(what: &str, trained: Option<&str>, index: Option<&str>) -> Option<String> {
+    let (trained, index) = (trained?, index?);
+    (trained != index).then(|| {
+        format!(
+            "the {what} learned from vectors of another encoder ({trained}) than that of the index ({index}): scores mean something \
+             only if the two were trained to agree"
+        )
+    })
 }

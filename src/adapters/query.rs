@@ -7,11 +7,13 @@ use serde::{Deserialize, Serialize};
 
 use super::layer::Adapter;
 use super::tensors::{Reader, Writer};
-use super::{AdapterShape, Method, TaskNames, TaskRows};
+use super::{AdapterShape, Method, TaskNames, TaskRows, other_encoder};
 use crate::error::{Error, Result};
 use crate::heads::Head;
 use crate::linalg::normalise;
 use crate::sample::Rng;
+use crate::simd::Kernels;
+use crate::types::Metric;
 use crate::vfs::Vfs;
 
 /// What such a file says it holds.
@@ -24,6 +26,18 @@ pub struct QueryAdapters {
     pub(super) adapter: Adapter,
     /// Whether mapped queries are scaled to unit length.
     pub(super) normalise: bool,
+    /// Id of the encoder whose vectors they map, where it is known.
+    pub(super) encoder: Option<String>,
+}
+
+/// The map of one task as it serves: `x + s B_t Lambda_t A x`. Two thin matrices are less memory and less work than a square one.
+#[derive(Debug, Clone)]
+pub struct QueryMap {
+    /// `Lambda_t A`, rank x dim.
+    down: Array2<f32>,
+    /// The scaled `B_t`, dim x rank.
+    up: Array2<f32>,
+    normalise: bool,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -33,6 +47,8 @@ struct Settings {
     dim: usize,
     normalise: bool,
     shape: AdapterShape,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    encoder: Option<String>,
 }
 
 impl QueryAdapters {
@@ -42,7 +58,7 @@ impl QueryAdapters {
     /// As [`Adapter::new`].
     pub fn new(tasks: TaskNames, dim: usize, shape: AdapterShape, normalise: bool, seed: u64) -> Result<QueryAdapters> {
         let adapter = Adapter::new(dim, dim, tasks.len(), shape, &mut Rng::stream(seed, 0xada9))?;
-        Ok(QueryAdapters { tasks, adapter, normalise })
+        Ok(QueryAdapters { tasks, adapter, normalise, encoder: None })
     }
 
     /// Names of the tasks.
@@ -58,6 +74,38 @@ impl QueryAdapters {
     /// The trained matrices.
     pub fn adapter(&self) -> &Adapter {
         &self.adapter
+    }
+
+    /// Says whose vectors they map: the id of an encoder, where it is known.
+    pub fn with_encoder(self, encoder: Option<String>) -> QueryAdapters {
+        QueryAdapters { encoder, ..self }
+    }
+
+    /// Whether they can serve an index of vectors of `dim` elements under `metric`, made by `encoder` (its id, if it is known). What
+    /// comes back is to be shown.
+    ///
+    /// # Errors
+    /// `Mismatch` for another dimension; `Unsupported` for distances: they were trained by inner products of unit vectors.
+    pub fn check_index(&self, dim: usize, metric: Metric, encoder: Option<&str>) -> Result<Option<String>> {
+        if self.dim() != dim {
+            return Err(Error::mismatch("dimension of the adapters", dim, self.dim()));
+        }
+        if metric == Metric::L2 {
+            return Err(Error::Unsupported {
+                what: "query adapters over an index with the metric l2".into(),
+                remedy: "build the index with --metric cosine or ip, or search without them".into(),
+            });
+        }
+        Ok(other_encoder("adapters", self.encoder.as_deref(), encoder))
+    }
+
+    /// The map of one task, to serve.
+    ///
+    /// # Errors
+    /// `InvalidParams` that lists the known tasks.
+    pub fn map(&self, task: &str) -> Result<QueryMap> {
+        let (down, up) = self.adapter.thin(self.tasks.place(task)?);
+        Ok(QueryMap { down, up, normalise: self.normalise })
     }
 
     /// The map of one task, as a single matrix.
@@ -101,7 +149,8 @@ impl QueryAdapters {
         let mut writer = Writer::default();
         self.adapter.write("query", &mut writer);
         let (tasks, dim) = (self.tasks.clone(), self.dim());
-        let settings = Settings { tasks, dim, normalise: self.normalise, shape: *self.adapter.shape() };
+        let (normalise, shape, encoder) = (self.normalise, *self.adapter.shape(), self.encoder.clone());
+        let settings = Settings { tasks, dim, normalise, shape, encoder };
         writer.write(vfs, path, KIND, settings)
     }
 
@@ -111,12 +160,33 @@ impl QueryAdapters {
     /// `Io`; `InvalidInput` naming the part that is not as its settings say.
     pub fn load(vfs: &dyn Vfs, path: &Path) -> Result<QueryAdapters> {
         let mut reader = Reader::<Settings>::open(vfs, path, KIND)?;
-        let Settings { ref tasks, dim, normalise, shape } = reader.settings;
+        let Settings { ref tasks, dim, normalise, shape, ref encoder } = reader.settings;
         tasks.check().and_then(|()| shape.check()).map_err(|error| reader.bad_settings(&error))?;
-        let tasks = tasks.clone();
+        let (tasks, encoder) = (tasks.clone(), encoder.clone());
         let adapter = Adapter::read("query", &mut reader, dim, dim, tasks.len(), shape)?;
         reader.finish()?;
-        Ok(QueryAdapters { tasks, adapter, normalise })
+        Ok(QueryAdapters { tasks, adapter, normalise, encoder })
+    }
+}
+
+impl QueryMap {
+    /// Maps one query.
+    ///
+    /// # Errors
+    /// `Mismatch` for another dimension.
+    pub fn apply(&self, kernels: &Kernels, x: &[f32]) -> Result<Vec<f32>> {
+        let (rank, dim) = self.down.dim();
+        if x.len() != dim {
+            return Err(Error::mismatch("dimension of the query", dim, x.len()));
+        }
+        let (mut inner, mut mapped) = (vec![0.0; rank], vec![0.0; dim]);
+        (kernels.dot_rows_f32)(x, self.down.as_slice().expect("C order"), &mut inner);
+        (kernels.dot_rows_f32)(&inner, self.up.as_slice().expect("C order"), &mut mapped);
+        mapped.iter_mut().zip(x).for_each(|(mapped, x)| *mapped += x);
+        if self.normalise {
+            normalise(&mut mapped);
+        }
+        Ok(mapped)
     }
 }
 
@@ -143,14 +213,18 @@ impl Adapter {
         tasks: usize,
         shape: AdapterShape,
     ) -> Result<Adapter> {
-        // Sizes come from a file: what it cannot hold must not be allocated, so its widest tensors are looked at first.
-        let (down, up) = (format!("{name}.down"), format!("{name}.up"));
+        // Sizes come from a file: what it cannot hold must not be allocated, so its tensors are looked at first.
+        let [down, transform, up] = ["down", "transform", "up"].map(|part| format!("{name}.{part}"));
         let per_task = if shape.method == Method::LoraPerTask { tasks } else { 1 };
-        let ups = if shape.method == Method::MtlLora { shape.ups } else { per_task };
-        let expected = [vec![per_task, shape.rank, input], vec![ups, output, shape.rank]];
-        for (name, expected) in [&down, &up].into_iter().zip(&expected) {
+        let mtl = shape.method == Method::MtlLora;
+        let ups = if mtl { shape.ups } else { per_task };
+        let mut expected = vec![(&down, vec![per_task, shape.rank, input]), (&up, vec![ups, output, shape.rank])];
+        if mtl {
+            expected.push((&transform, vec![tasks, shape.rank, shape.rank]));
+        }
+        for (name, expected) in expected {
             if reader.shape_of(name) != expected {
-                reader.take(name, expected)?;
+                reader.take(name, &expected)?;
             }
         }
         let mut adapter =
@@ -161,7 +235,7 @@ impl Adapter {
         };
         fill(&mut adapter.downs, reader.take(&down, &down_shape)?);
         if !adapter.transforms.is_empty() {
-            fill(&mut adapter.transforms, reader.take(&format!("{name}.transform"), &transform_shape)?);
+            fill(&mut adapter.transforms, reader.take(&transform, &transform_shape)?);
         }
         fill(&mut adapter.ups, reader.take(&up, &up_shape)?);
         if !adapter.weights.value.is_empty() {
@@ -194,7 +268,8 @@ mod tests {
         let vfs = MemoryVfs::new();
         let path = Path::new("/a.safetensors");
         for shape in shapes() {
-            let saved = QueryAdapters { tasks: names(), adapter: random_adapter(5, 5, shape), normalise: true };
+            let saved =
+                QueryAdapters { tasks: names(), adapter: random_adapter(5, 5, shape), normalise: true, encoder: None };
             saved.save(&vfs, path).unwrap();
             let bytes = vfs.bytes(path).unwrap();
             let loaded = QueryAdapters::load(&vfs, path).unwrap();
@@ -208,10 +283,38 @@ mod tests {
                 let head = saved.merge(&names().names()[task]).unwrap();
                 let alone = head.apply_rows(x.view().slice(ndarray::s![row..row + 1, ..]));
                 assert!(alone.iter().zip(mapped.row(row)).all(|(a, b)| (a - b).abs() < 1e-4), "{shape:?}");
+                let map = saved.map(&names().names()[task]).unwrap();
+                let served = map.apply(Kernels::detect(), x.row(row).as_slice().unwrap()).unwrap();
+                assert!(served.iter().zip(mapped.row(row)).all(|(a, b)| (a - b).abs() < 1e-4), "{shape:?}");
+                assert!(
+                    map.apply(Kernels::detect(), &[0.0; 4]).unwrap_err().to_string().contains("expected 5, found 4")
+                );
             }
             assert!(loaded.merge("e").unwrap_err().to_string().contains("a, b, c, d"));
             assert!(loaded.apply(x.view(), &[4; 7]).is_err() && loaded.apply(x.view(), &[0; 6]).is_err());
         }
+    }
+
+    fn adapters() -> QueryAdapters {
+        let adapter = random_adapter(5, 5, shapes()[3]);
+        QueryAdapters { tasks: names(), adapter, normalise: true, encoder: None }
+    }
+
+    #[test]
+    fn indexes_that_they_were_not_trained_for_are_refused_or_noted() {
+        let vfs = MemoryVfs::new();
+        let path = Path::new("/a.safetensors");
+        adapters().with_encoder(Some("one".into())).save(&vfs, path).unwrap();
+        let known = QueryAdapters::load(&vfs, path).unwrap();
+        let note = known.check_index(5, Metric::Cosine, Some("two")).unwrap().unwrap();
+        assert!(note.contains("(one)") && note.contains("(two)"), "{note}");
+        assert_eq!(known.check_index(5, Metric::Ip, Some("one")).unwrap(), None);
+        assert_eq!(known.check_index(5, Metric::Ip, None).unwrap(), None);
+        assert_eq!(adapters().check_index(5, Metric::Cosine, Some("two")).unwrap(), None);
+        let message = known.check_index(6, Metric::Cosine, None).unwrap_err().to_string();
+        assert!(message.contains("expected 6, found 5"), "{message}");
+        let message = known.check_index(5, Metric::L2, None).unwrap_err().to_string();
+        assert!(message.contains("metric l2"), "{message}");
     }
 
     /// Writes a file with one thing changed, and says why it is refused.
@@ -221,7 +324,8 @@ mod tests {
         let adapter = random_adapter(5, 5, shapes()[3]);
         let mut writer = Writer::default();
         adapter.write("query", &mut writer);
-        let mut settings = Settings { tasks: names(), dim: 5, normalise: false, shape: *adapter.shape() };
+        let shape = *adapter.shape();
+        let mut settings = Settings { tasks: names(), dim: 5, normalise: false, shape, encoder: None };
         change(&mut settings, &mut writer);
         writer.write(&vfs, path, KIND, settings).unwrap();
         QueryAdapters::load(&vfs, path).unwrap_err().to_string()
@@ -237,6 +341,14 @@ mod tests {
         assert!(message.contains("tensor query.up: shape [3, 5, 3]"), "{message}");
         let message = refused(|settings, _| settings.tasks = TaskNames::new(vec!["a".into()]).unwrap());
         assert!(message.contains("tensor query.transform: shape [4, 3, 3]"), "{message}");
+        // Thin matrices down and up fit a file whose Lambda would fill a large machine.
+        let message = refused(|settings, writer| {
+            const WIDE: usize = 1 << 16;
+            (settings.dim, settings.shape.rank) = (1, WIDE);
+            writer.add("query.down", &[1, WIDE, 1], [&Array2::zeros((WIDE, 1))]);
+            writer.add("query.up", &[3, 1, WIDE], [&Array2::zeros((3, WIDE))]);
+        });
+        assert!(message.contains("tensor query.transform: shape [4, 3, 3] does not match"), "{message}");
         let message = refused(|settings, _| settings.tasks = TaskNames::default());
         assert!(message.contains("metadata") && message.contains("tasks"), "{message}");
         let message = refused(|settings, _| settings.shape.temperature = 0.0);
@@ -251,7 +363,7 @@ mod tests {
     fn damaged_and_foreign_files_are_refused() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a.safetensors");
-        let adapters = QueryAdapters { tasks: names(), adapter: random_adapter(5, 5, shapes()[3]), normalise: true };
+        let adapters = adapters();
         adapters.save(&RealVfs, &path).unwrap();
         let good = std::fs::read(&path).unwrap();
         let load = |bytes: &[u8]| {

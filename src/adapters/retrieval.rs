@@ -6,6 +6,7 @@
 use ndarray::{Array2, ArrayView2, Axis, concatenate};
 use serde::{Deserialize, Serialize};
 
+use super::course::{Course, Epoch, Pace, follow, shares};
 use super::query::QueryAdapters;
 use super::{AdapterShape, TaskNames, TaskRows};
 use crate::error::{Error, Result};
@@ -15,7 +16,7 @@ use crate::train::batch::{Batch, epoch_pairs};
 use crate::train::examples::select;
 use crate::train::head::{normalise_rows, through_normalise};
 use crate::train::loss::{MASKED, info_nce};
-use crate::train::optimiser::{Schedule, check_divergence};
+use crate::train::optimiser::Parameter;
 use crate::train::{Example, Silent, Watch, nearest};
 
 /// Depth of the recall that training is judged by.
@@ -44,6 +45,8 @@ pub struct QueryTraining {
     pub score_temperature: f32,
     /// Highest learning rate.
     pub rate: f32,
+    /// The rate of what is a task's own and shared with none (`Lambda`, `w`), as a share of `rate`.
+    pub own_rate: f32,
     /// Share of the steps in which the learning rate grows.
     pub warmup: f32,
     /// Largest norm of a gradient.
@@ -66,6 +69,7 @@ impl Default for QueryTraining {
             balance: 0.5,
             score_temperature: 0.03,
             rate: 1e-3,
+            own_rate: 1.0,
             warmup: 0.1,
             clip: 1.0,
             patience: 3,
@@ -89,7 +93,7 @@ impl QueryTraining {
         if let Some((name, value)) = positive.into_iter().find(|(_, v)| !v.is_finite() || *v <= 0.0) {
             return Err(Error::params(name, format!("{value}; it must be above 0")));
         }
-        for (name, value) in [("balance", self.balance), ("warmup", self.warmup)] {
+        for (name, value) in [("balance", self.balance), ("warmup", self.warmup), ("own_rate", self.own_rate)] {
             if !(0.0..=1.0).contains(&value) {
                 return Err(Error::params(name, format!("{value}; give 0 to 1")));
             }
@@ -111,24 +115,6 @@ pub struct QueryTask {
     pub valid: Vec<Example>,
 }
 
-/// What an epoch came to.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct AdapterEpoch {
-    /// From 1; 0 is before training.
-    pub epoch: usize,
-    /// Mean loss.
-    pub loss: f32,
-    /// Recall of the 10 best of each task's validation queries, over all documents.
-    pub recall: Vec<f32>,
-}
-
-impl AdapterEpoch {
-    /// Mean over the tasks.
-    pub fn mean(&self) -> f32 {
-        self.recall.iter().sum::<f32>() / self.recall.len().max(1) as f32
-    }
-}
-
 /// Trains adapters over `documents` (n x d, C order); returns those of the epoch that was best on the validation queries, which
 /// may be the start, and the course of training.
 ///
@@ -139,14 +125,15 @@ pub fn train_query_adapters(
     tasks: &[QueryTask],
     settings: &QueryTraining,
     watch: &dyn Watch,
-) -> Result<(QueryAdapters, Vec<AdapterEpoch>)> {
+) -> Result<(QueryAdapters, Vec<Epoch>)> {
     settings.check()?;
     let names = TaskNames::new(tasks.iter().map(|task| task.name.clone()).collect())?;
     tasks.iter().try_for_each(|task| check_task(task, documents))?;
     let mut adapters = QueryAdapters::new(names, documents.ncols(), settings.shape, settings.normalise, settings.seed)?;
-    adapters.adapter.parameters().into_iter().for_each(|parameter| parameter.rate = settings.rate);
-    let training = Training::new(documents, tasks, settings)?;
-    training.run(adapters, watch)
+    adapters.adapter.set_rates(settings.rate, settings.rate * settings.own_rate, 0.0);
+    let &QueryTraining { epochs, batch, warmup, clip, patience, .. } = settings;
+    let pace = Pace { epochs, batch, warmup, clip, patience };
+    follow(&Training::new(documents, tasks, settings)?, adapters, pace, "train adapters", watch)
 }
 
 /// Mean over the queries (n x d) of the share of their relevant documents that are among the `k` of the highest inner product;
@@ -225,51 +212,19 @@ impl<'a> Training<'a> {
         }
         Ok(Training { documents, settings, queries, task_of, train, positives, valid })
     }
+}
 
-    fn run(&self, mut adapters: QueryAdapters, watch: &dyn Watch) -> Result<(QueryAdapters, Vec<AdapterEpoch>)> {
-        let settings = self.settings;
-        let steps = self.epoch(0).len().div_ceil(settings.batch);
-        let total = (steps * settings.epochs) as u64;
-        let warmup = ((total as f32 * settings.warmup) as u64).max(1);
-        let schedule = Schedule { warmup, total, clip: settings.clip };
-        watch.begin("train adapters", total);
-        let start = AdapterEpoch { epoch: 0, loss: 0.0, recall: self.judge(&adapters)? };
-        let (mut best, mut best_at, mut curve) = (adapters.clone(), 0, vec![start]);
-        let mut step = 0;
-        for epoch in 1..=settings.epochs {
-            let mut sum = 0f64;
-            for pairs in self.epoch(epoch as u64).chunks(settings.batch) {
-                watch.check()?;
-                let (loss, columns) = self.step(&mut adapters, pairs, step);
-                let norm = schedule.step(step, &mut adapters.adapter.parameters());
-                check_divergence(step, loss, norm, columns)?;
-                (sum, step) = (sum + f64::from(loss), step + 1);
-                watch.advance(1);
-            }
-            curve.push(AdapterEpoch { epoch, loss: (sum / steps as f64) as f32, recall: self.judge(&adapters)? });
-            let [now, held] = [epoch, best_at].map(|at| curve[at].mean());
-            watch.note(&format!("epoch {epoch}: loss {:.3}, validation R@10 {:.2} %", curve[epoch].loss, 100.0 * now));
-            if now > held {
-                (best, best_at) = (adapters.clone(), epoch);
-            } else if epoch - best_at >= settings.patience {
-                break;
-            }
-        }
-        Ok((best, curve))
-    }
+impl Course for Training<'_> {
+    type Model = QueryAdapters;
+    type Draw = Example;
 
-    /// The pairs of an epoch, in random order: as many as there are training queries, shared among the tasks.
-    fn epoch(&self, epoch: u64) -> Vec<Example> {
+    /// Pairs in random order: as many as there are training queries, shared among the tasks.
+    fn draws(&self, epoch: u64) -> Vec<Example> {
         let seed = self.settings.seed;
-        let once: Vec<Vec<Example>> = self.train.iter().map(|pairs| epoch_pairs(pairs, seed, epoch << 16)).collect();
-        let total: usize = once.iter().map(Vec::len).sum();
-        let weights: Vec<f64> =
-            once.iter().map(|pairs| (pairs.len() as f64).powf(self.settings.balance.into())).collect();
-        let all: f64 = weights.iter().sum();
+        let once: Vec<usize> = self.train.iter().map(|pairs| epoch_pairs(pairs, seed, epoch << 16).len()).collect();
         let mut drawn = Vec::new();
-        for (task, weight) in weights.iter().enumerate() {
-            let share = ((total as f64 * weight / all).round() as usize).max(1);
-            let turns = share.div_ceil(once[task].len()) as u64;
+        for (task, share) in shares(&once, self.settings.balance).into_iter().enumerate() {
+            let turns = share.div_ceil(once[task]) as u64;
             let pairs = (0..turns).flat_map(|turn| epoch_pairs(&self.train[task], seed, epoch << 16 | turn));
             drawn.extend(pairs.take(share));
         }
@@ -277,8 +232,7 @@ impl<'a> Training<'a> {
         drawn
     }
 
-    /// Adds the gradients of a batch. Returns its loss and the number of documents in it.
-    fn step(&self, adapters: &mut QueryAdapters, pairs: &[Example], step: u64) -> (f32, usize) {
+    fn learn(&self, adapters: &mut QueryAdapters, pairs: &[Example], step: u64) -> (f32, usize) {
         let tau = self.settings.score_temperature;
         let mut pairs = pairs.to_vec();
         pairs.sort_by_key(|pair| self.task_of[pair.query as usize]);
@@ -301,6 +255,14 @@ impl<'a> Training<'a> {
         }
         adapters.adapter.backward(identity.view(), x.view(), &rows, &pass, &dh, false);
         (loss, batch.columns.len())
+    }
+
+    fn parameters<'m>(&self, adapters: &'m mut QueryAdapters) -> Vec<&'m mut Parameter> {
+        adapters.adapter.parameters()
+    }
+
+    fn judged(&self) -> Vec<usize> {
+        self.valid.iter().map(|(queries, _)| queries.len()).collect()
     }
 
     /// Recall of each task's validation queries.
@@ -374,7 +336,7 @@ mod tests {
         let run = |method| {
             let (_, curve) =
                 train_query_adapters(documents.view(), &tasks(&documents), &settings(method), &Silent).unwrap();
-            (curve[0].mean(), curve.iter().map(AdapterEpoch::mean).fold(0.0, f32::max))
+            (curve[0].mean, curve.iter().map(|epoch| epoch.mean).fold(0.0, f32::max))
         };
         let (start, mtl) = run(Method::MtlLora);
         let (_, lora) = run(Method::Lora);
@@ -409,6 +371,7 @@ mod tests {
         assert!(refused(|tasks, _| tasks.clear()).contains("there are none"));
         assert!(refused(|_, settings| settings.batch = 1).contains("invalid batch: 1"));
         assert!(refused(|_, settings| settings.balance = 2.0).contains("invalid balance: 2"));
+        assert!(refused(|_, settings| settings.own_rate = -1.0).contains("invalid own_rate: -1"));
         assert!(refused(|_, settings| settings.rate = 0.0).contains("invalid rate: 0"));
     }
 

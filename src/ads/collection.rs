@@ -165,7 +165,7 @@ pub struct VersionInfo {
     pub version: String,
     /// Its folder.
     pub path: String,
-    /// Rows.
+    /// Rows: ads, or views of them.
     pub rows: u64,
     /// What it is.
     pub state: VersionState,
@@ -177,10 +177,13 @@ pub struct VersionInfo {
     /// What to know of it before it is activated.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub note: Option<String>,
-    /// Changes over it.
+    /// Rows of ads that came, or were replaced, after it was built: ads, or views of them.
     pub delta_rows: usize,
     /// Rows of it that were replaced or deleted.
     pub tombstones: usize,
+    /// Whether it is active because somebody rolled back to it: changes are not compacted by themselves then.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub rolled_back: bool,
 }
 
 impl VersionInfo {
@@ -197,7 +200,18 @@ impl VersionInfo {
             note: shelved.note.clone(),
             delta_rows: 0,
             tombstones: 0,
+            rolled_back: false,
         }
+    }
+}
+
+/// What to know of a version that has room for one view of an ad, where changes gave some ads several.
+fn first_views_only(snapshot: &Snapshot) -> Option<String> {
+    match snapshot.first_views_only() {
+        0 => None,
+        changes => Some(format!(
+            "an ad of it has one vector, so it finds ads of {changes} changes with several views by the first one alone"
+        )),
     }
 }
 
@@ -258,7 +272,8 @@ impl Collection {
         let registry = registry.unwrap_or_else(|| Registry::new(version.at.clone(), None, None));
         version.check_id(&registry.active)?;
         let note = missed_changes(live.missed_seq(&version.searcher));
-        let notes = note.iter().map(|note| format!("version {}: {note}", version.at.id)).collect();
+        let views = live.over(&version.searcher).and_then(|snapshot| first_views_only(&snapshot));
+        let notes = note.iter().chain(&views).map(|note| format!("version {}: {note}", version.at.id)).collect();
         let Registry { previous, split, rolled_back, .. } = registry;
         let serving = Serving { active: version.clone(), previous, split: None, rolled_back };
         let mut collection = Collection {
@@ -461,8 +476,12 @@ impl Collection {
                 _ => 0.0,
             };
             let snapshot = self.live.over(&version.searcher);
+            let views = snapshot.as_ref().and_then(|snapshot| first_views_only(snapshot));
+            let notes: Vec<String> = shelved.note.iter().cloned().chain(views).collect();
             VersionInfo {
                 share,
+                note: Some(notes.join("; ")).filter(|notes| !notes.is_empty()),
+                rolled_back: state == VersionState::Active && serving.rolled_back,
                 delta_rows: snapshot.as_ref().map_or(0, |snapshot| snapshot.delta_rows()),
                 tombstones: snapshot.as_ref().map_or(0, |snapshot| snapshot.tombstones()),
                 ..VersionInfo::of(shelved, state)

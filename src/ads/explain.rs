@@ -112,6 +112,9 @@ impl View<'_> {
         };
         let answer =
             self.search(&AdQuery { offset: 0, limit: query.offset + query.limit, ..query.clone() }, scratch)?;
+        // What was found is followed, be it by another view than the one that the query would like best.
+        let served = answer.hits.iter().find(|hit| hit.key == key).map(|hit| hit.place);
+        let place = served.unwrap_or(place);
         let way = match place {
             Place::Delta(_) | Place::Nowhere => way,
             Place::Base(row) => match self.explain_scan(query, row, &answer, scratch, way)? {
@@ -182,7 +185,7 @@ impl View<'_> {
         let detail = format!("list {list} is number {} of {of}; {lists} were scanned", rank + 1);
         let position = self.code_rank(query, answer.reach, vector, row, scratch, DEEPEST)?;
         // What the answer has was found, if by another of the vectors.
-        let found = answer.hits.iter().any(|hit| hit.place == Place::Base(row));
+        let found = answer.hits.iter().any(|hit| hit.key == way.key);
         if position.is_none() && rank >= lists && !found {
             let remedy = format!("raise params.nprobe to {} or more, or give a higher recall_target", rank + 1);
             return Ok(Err(way.lose(Stage::Probe, detail, remedy)));

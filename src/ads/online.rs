@@ -1,7 +1,7 @@
 //! Recall of live traffic, measured while it is served.
 //!
 //! A small share of the queries is handed over with their answers, and judged by one thread that takes its time (it sleeps
-//! longer than it works, so that it never takes more than [`DUTY`] of a core):
+//! longer than it works, so that it never takes more than [`DUTY`] of a core, and stands back behind all others):
 //! - by the sampled rows ([`super::SampledRows`]): an estimate of the share of ads as good as those served that was served, unbiased
 //!   at any size of the corpus, also where a search with any effort would miss them;
 //! - by a second search with far more effort: what share of its list's revenue the served list has.
@@ -17,7 +17,7 @@ use super::rank::Candidate;
 use super::sampled::{SampledRecall, SampledRows};
 use super::search::AdQuery;
 use crate::error::{Error, Result};
-use crate::search::Scratch;
+use crate::search::{Scratch, SearchParams, Searcher};
 use crate::types::Key;
 
 /// Answers that wait to be judged; more are passed over.
@@ -25,7 +25,9 @@ const WAITING: usize = 64;
 /// Queries that an estimate is made of: the last so many.
 const WINDOW: usize = 1_000;
 /// Share of a core, as one over this.
-const DUTY: u32 = 5;
+const DUTY: u32 = 25;
+/// By how much the thread stands back behind those that serve: as far as it goes.
+const NICENESS: i32 = 19;
 /// How many times the lists and candidates of the query a second search takes.
 const MORE: usize = 8;
 
@@ -103,6 +105,8 @@ impl OnlineRecall {
 }
 
 fn judge_all(receiver: &Receiver<Answered>, report: &dyn Fn(Estimate, Estimate)) {
+    // Where it is not allowed nothing is lost.
+    let _ = rustix::process::setpriority_process(None, NICENESS);
     let (mut scratch, mut window) = (Scratch::default(), Window { queries: VecDeque::new() });
     while let Ok(answered) = receiver.recv() {
         let begun = Instant::now();
@@ -121,23 +125,24 @@ fn judge(answered: &Answered, scratch: &mut Scratch) -> Result<Judged> {
     let view = pinned.view();
     let sample = &pinned.version.sample;
     let missed = sample.missed(&view, query, hits, scratch)?;
-    let again = view.search(&harder(query, pinned), scratch)?;
+    let again = view.search(&harder(query, &pinned.version.searcher), scratch)?;
     let revenue = quality(hits, &again.hits).ecpm_recall;
     Ok(Judged { served: hits.len(), missed, share: sample.share(), revenue })
 }
 
-/// The same query with far more effort and without a deadline.
-fn harder(query: &AdQuery, pinned: &Pinned) -> AdQuery {
-    let mut query = query.clone();
-    let params = &mut query.params;
-    let manifest = pinned.version.searcher.index().manifest();
-    let nprobe = if params.nprobe == 0 { manifest.default_nprobe } else { params.nprobe };
-    params.candidates = params.candidates_or_default().max(query.limit + query.offset) * MORE;
-    params.nprobe = (nprobe * MORE).min(manifest.lists);
-    params.recall_target = 0.0;
-    params.deadline = None;
-    query.effort = 1.0;
-    query.most_candidates = usize::MAX;
+/// The same query with far more effort than its first round takes by itself, and without a deadline.
+fn harder(query: &AdQuery, base: &Searcher) -> AdQuery {
+    let mut query = AdQuery { effort: 1.0, most_candidates: usize::MAX, ..query.clone() };
+    let manifest = base.index().manifest();
+    let first = query.first_reach(base);
+    let lists = if first.lists == 0 { manifest.default_nprobe } else { first.lists };
+    query.params = SearchParams {
+        candidates: first.pool.saturating_mul(MORE),
+        nprobe: lists.saturating_mul(MORE).min(manifest.lists),
+        recall_target: 0.0,
+        deadline: None,
+        ..query.params
+    };
     query
 }
 
@@ -162,5 +167,40 @@ impl Window {
         let variance =
             self.queries.iter().map(|query| (query.revenue - mean).powi(2)).sum::<f64>() / (n - 1.0).max(1.0);
         Estimate { mean, standard_error: (variance / n).sqrt(), queries: self.queries.len() as u64 }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ads::{Block, RankBy, Ranking};
+    use crate::attributes::Filter;
+    use crate::eval::index_of_views;
+
+    /// What an answer is compared with must have looked at more than the answer, whatever that takes by itself.
+    #[test]
+    fn the_second_search_goes_further_than_the_first_by_the_same_factor() {
+        let base = index_of_views(400, 9);
+        let query = |by, params| AdQuery {
+            vectors: vec![(vec![1.0; 8], 1.0)],
+            params,
+            limit: 30,
+            offset: 10,
+            filter: Filter::default(),
+            serving: true,
+            block: Block::default(),
+            ranking: Ranking { by, ..Ranking::by_relevance() },
+            effort: 1.0,
+            most_candidates: 1_000,
+        };
+        let named = SearchParams { nprobe: 2, candidates: 50, ..SearchParams::default() };
+        for by in [RankBy::Relevance, RankBy::Ecpm { alpha: 1.0 }] {
+            for params in [SearchParams::default(), named.clone()] {
+                let first = query(by, params.clone()).first_reach(&base);
+                let second = harder(&query(by, params.clone()), &base).first_reach(&base);
+                assert_eq!(second.pool, MORE * first.pool, "{by:?} {params:?}");
+                assert_eq!(second.lists, (MORE * first.lists).min(base.index().manifest().lists), "{by:?} {params:?}");
+            }
+        }
     }
 }

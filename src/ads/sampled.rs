@@ -24,7 +24,7 @@ use super::search::{AdQuery, View};
 use crate::error::Result;
 use crate::live::Place;
 use crate::sample::sample_rows;
-use crate::search::{Hit, Scratch};
+use crate::search::Scratch;
 use crate::types::{Key, Row};
 
 /// A fixed random sample of the rows of one version.
@@ -71,35 +71,49 @@ impl SampledRows {
         let known: HashSet<Key> = served.iter().map(|candidate| candidate.key).collect();
         let may = |&&row: &&Row| prepared.passes(row) && view.admits_row(query, row, &counts);
         let rows: Vec<Row> = self.rows.iter().filter(may).copied().collect();
-        let mut missed: HashSet<Key> = HashSet::new();
-        let mut hits = Vec::new();
-        for (number, (vector, _)) in query.vectors.iter().enumerate() {
-            view.snapshot.base().score_rows(vector, &rows, scratch, &mut hits)?;
-            for hit in &hits {
-                let candidate = view.candidate(query, hit.key, Place::Base(hit.row), hit.score, number);
-                let counts = query.ranking.is_relevant(candidate.relevance)
-                    && !known.contains(&hit.key)
-                    && !query.block.keys.contains(&hit.key);
-                if counts && candidate.rank_score > worst && Self::is_best_view(view, vector, hit, scratch)? {
-                    missed.insert(hit.key);
-                }
+        let mut missed = Vec::new();
+        for candidate in best_by_row(view, query, &rows, scratch)? {
+            let counts = query.ranking.is_relevant(candidate.relevance)
+                && !known.contains(&candidate.key)
+                && !query.block.keys.contains(&candidate.key);
+            if counts && candidate.rank_score > worst && stands_for_its_ad(view, query, &candidate, scratch)? {
+                missed.push(candidate.key);
             }
         }
-        Ok(missed.into_iter().collect())
+        Ok(missed)
     }
+}
 
-    /// Whether no row of the same ad has a higher score than a sampled one, nor an equal one before it. Of an ad with several
-    /// views only that row stands for it: it is sampled as often as any.
-    fn is_best_view(view: &View<'_>, vector: &[f32], hit: &Hit, scratch: &mut Scratch) -> Result<bool> {
-        let base = view.snapshot.base();
-        if base.views().is_none() {
-            return Ok(true);
+/// Each of these rows (ascending) as a candidate of the query vector that likes it best, in their order.
+fn best_by_row(view: &View<'_>, query: &AdQuery, rows: &[Row], scratch: &mut Scratch) -> Result<Vec<Candidate>> {
+    let (mut best, mut hits): (Vec<Candidate>, _) = (Vec::with_capacity(rows.len()), Vec::new());
+    for (number, (vector, _)) in query.vectors.iter().enumerate() {
+        view.snapshot.base().score_rows(vector, rows, scratch, &mut hits)?;
+        for (at, hit) in hits.iter().enumerate() {
+            let candidate = view.candidate(query, hit.key, Place::Base(hit.row), hit.score, number);
+            match best.get_mut(at) {
+                None => best.push(candidate),
+                Some(best) if candidate.relevance > best.relevance => *best = candidate,
+                Some(_) => {}
+            }
         }
-        let (mut rows, mut hits) = (base.index().rows(hit.key)?, Vec::new());
-        rows.sort_unstable();
-        base.score_rows(vector, &rows, scratch, &mut hits)?;
-        Ok(hits.iter().all(|other| other.score < hit.score || other.score == hit.score && other.row >= hit.row))
     }
+    Ok(best)
+}
+
+/// Whether no row of the same ad is more relevant to any of the vectors than this one, nor as relevant and before it. Of an ad with
+/// several views only that row counts: it is sampled as often as any, and so is the ad.
+fn stands_for_its_ad(view: &View<'_>, query: &AdQuery, one: &Candidate, scratch: &mut Scratch) -> Result<bool> {
+    let base = view.snapshot.base();
+    if base.views().is_none() {
+        return Ok(true);
+    }
+    let mut rows = base.index().rows(one.key)?;
+    rows.sort_unstable();
+    let others = best_by_row(view, query, &rows, scratch)?;
+    Ok(others
+        .iter()
+        .all(|other| other.relevance < one.relevance || other.relevance == one.relevance && other.place >= one.place))
 }
 
 /// Recall at the threshold of what was served, from many queries.

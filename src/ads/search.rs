@@ -25,7 +25,7 @@ use super::values::Values;
 use crate::attributes::{Columns, Filter, Predicate, Value};
 use crate::error::{Error, Result};
 use crate::live::{DeltaRow, Place, Snapshot, UNTAGGED};
-use crate::search::{Hit, Scratch, SearchParams, SearchStats, Searcher, Selection};
+use crate::search::{Further, Hit, Round, Scratch, SearchParams, SearchStats, Searcher, Selection};
 use crate::simd::Kernels;
 use crate::types::{Key, Row};
 
@@ -133,13 +133,22 @@ impl AdQuery {
         SearchParams { k, ..self.params.clone() }
     }
 
+    /// How far the engine itself goes on where ads have several rows and a round finds too few ads: under load not at all.
+    fn further(&self, reach: Reach) -> Further {
+        if self.effort < 1.0 {
+            return Further::NOT;
+        }
+        let lists = if self.leaves_lists_open() { usize::MAX } else { 0 };
+        Further { candidates: self.most_candidates.max(reach.pool), lists }
+    }
+
     /// Whether the search itself may decide how many lists it scans.
     fn leaves_lists_open(&self) -> bool {
         self.params.nprobe == 0 && self.params.recall_target == 0.0
     }
 
     /// How far the first round of a search of `base` goes.
-    fn first_reach(&self, base: &Searcher) -> Reach {
+    pub(super) fn first_reach(&self, base: &Searcher) -> Reach {
         let default_nprobe = base.index().manifest().default_nprobe;
         let (wanted, widening) = (self.offset + self.limit, widening(&self.params, self.ranking.by));
         let least = base.candidates_for(&self.params_for(wanted));
@@ -350,8 +359,9 @@ impl View<'_> {
         let mut hits: Vec<Hit> = Vec::new();
         let searched = self.snapshot.base().search_selected(vector, &params, &selection, scratch, &mut hits)?;
         answer.stats.add(&searched);
-        let (lists, candidates) = (searched.lists_probed as usize, searched.candidates as usize);
-        answer.scanned.push(Scanned { lists, candidates });
+        // How far it went, not what all of its rounds did together.
+        let Round { lists, candidates } = searched.last_round();
+        answer.scanned.push(Scanned { lists: lists as usize, candidates: candidates as usize });
         let mut found: Vec<(Key, Place, f32)> =
             hits.iter().map(|hit| (hit.key, Place::Base(hit.row), hit.score)).collect();
         self.fresh_candidates(prepared, vector, reach.pool, counts, &mut found)?;
@@ -507,11 +517,9 @@ impl View<'_> {
                 self.snapshot.base().score_rows(vector, &[row], scratch, &mut hits)?;
                 Ok(hits[0].score)
             }
-            Place::Delta(wanted) => {
-                let (mut found, n) = (Vec::new(), self.snapshot.delta_places());
-                let mut allow = |place| place == wanted;
-                self.snapshot.search_delta(Kernels::detect(), vector, n, None, &mut allow, &mut found)?;
-                Ok(found.first().map_or(f32::NEG_INFINITY, |found| found.0))
+            Place::Delta(place) => {
+                let score = self.snapshot.delta_score(Kernels::detect(), vector, place)?;
+                Ok(score.unwrap_or(f32::NEG_INFINITY))
             }
             Place::Nowhere => Ok(f32::NEG_INFINITY),
         }
@@ -549,17 +557,18 @@ impl View<'_> {
 
 /// What a round asks of the engine.
 fn engine_params(query: &AdQuery, reach: Reach) -> SearchParams {
-    let params = query.params_for(query.offset + query.limit);
+    let params = SearchParams { further: query.further(reach), ..query.params_for(query.offset + query.limit) };
     match params.recall_target > 0.0 {
         true => params,
         false => SearchParams { nprobe: reach.lists, candidates: reach.pool, ..params },
     }
 }
 
-/// Keeps the best candidate of each key.
+/// Keeps the best candidate of each key; ties by vector, score and place.
 pub(super) fn keep_best_of_each(candidates: &mut Vec<Candidate>) {
     candidates.sort_unstable_by(|a, b| {
-        a.key.cmp(&b.key).then(b.relevance.total_cmp(&a.relevance)).then(a.vector.cmp(&b.vector))
+        let by_relevance = a.key.cmp(&b.key).then(b.relevance.total_cmp(&a.relevance));
+        by_relevance.then(a.vector.cmp(&b.vector)).then(b.score.total_cmp(&a.score)).then(a.place.cmp(&b.place))
     });
     candidates.dedup_by_key(|candidate| candidate.key);
 }

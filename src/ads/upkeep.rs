@@ -92,8 +92,10 @@ impl Collection {
 
     fn wants_compaction(&self) -> bool {
         let most = self.options.compact_changes;
-        let changes =
-            |active| self.live.over(active).map_or(0, |snapshot| snapshot.delta_rows() + snapshot.tombstones());
+        // Ads, not their rows: one with many views is one change.
+        let changes = |active| {
+            self.live.over(active).map_or(0, |snapshot| snapshot.delta_documents() + snapshot.dead_documents())
+        };
         // Compacting what somebody has just gone back to would take it from them again.
         let serving = self.serving.load();
         most > 0 && !serving.rolled_back && changes(&serving.active.searcher) >= most

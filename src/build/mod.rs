@@ -58,8 +58,7 @@ use passes::{Assigned, Buckets, Passes, SpillFormat};
 
 /// Plans the build of `spec` without doing it: reads only the header of the input.
 pub fn plan(spec: &BuildSpec) -> Result<Plan> {
-    let (rows, dim) = shape_of_input(spec)?;
-    plan_for(spec, rows, dim).map(|(plan, _)| plan)
+    plan_for(spec, &Shape::of_input(spec)?).map(|(plan, _)| plan)
 }
 
 /// Builds the index of `spec` on the real file system. Parallel work runs on the current rayon pool.
@@ -74,8 +73,8 @@ pub fn build_on(vfs: &dyn Vfs, spec: &BuildSpec, watch: &dyn Watch) -> Result<Bu
     if spec.views && spec.keys.is_none() {
         return Err(Error::params("views", "without keys every row is a document of its own; give --keys, too"));
     }
-    let (rows, dim) = shape_of_input(spec)?;
-    let (plan, given) = plan_for(spec, rows, dim)?;
+    let shape = Shape::of_input(spec)?;
+    let (plan, given) = plan_for(spec, &shape)?;
     let commit = Commit::begin(vfs, &spec.output)?;
     let (spec, encoder) = &vectors_of_texts(spec, commit.temporary(), &timer)?;
     let file = VectorFile::open(&spec.input, spec.column.as_deref())?;
@@ -83,7 +82,7 @@ pub fn build_on(vfs: &dyn Vfs, spec: &BuildSpec, watch: &dyn Watch) -> Result<Bu
     // Dictionaries stay in memory until the columns are written.
     let dictionaries = surveyed.as_ref().map_or(0, |surveyed| surveyed.layout.memory_bytes() as u64);
     let spec = &BuildSpec { memory_limit: spec.memory_limit.saturating_sub(dictionaries), ..spec.clone() };
-    let plan = if dictionaries == 0 { plan } else { plan_with(spec, rows, dim, given.as_ref())? };
+    let plan = if dictionaries == 0 { plan } else { plan_with(spec, &shape, given.as_ref())? };
     let (quantizer, provenance) = match given {
         Some(quantizer) => (quantizer, None),
         None => train(spec, &plan, file.reopen()?, &timer).map(|(quantizer, trained)| (quantizer, Some(trained)))?,
@@ -157,14 +156,24 @@ pub fn build_on(vfs: &dyn Vfs, spec: &BuildSpec, watch: &dyn Watch) -> Result<Bu
     Ok(BuildReport { attributes, ..report(&manifest, &assigned, &quantizer, timer.phases(), started) })
 }
 
-/// Rows and dimension of what is built from.
-fn shape_of_input(spec: &BuildSpec) -> Result<(u64, usize)> {
-    #[cfg(feature = "text")]
-    if let Some(input) = &spec.texts {
-        return Ok((TextFile::open(&input.texts, &input.columns)?.rows(), input.open_encoder()?.dim()));
+/// What is built from.
+struct Shape {
+    rows: u64,
+    dim: usize,
+    /// The id of the encoder that makes vectors of texts.
+    encoder: Option<String>,
+}
+
+impl Shape {
+    fn of_input(spec: &BuildSpec) -> Result<Shape> {
+        #[cfg(feature = "text")]
+        if let Some(input) = &spec.texts {
+            let (file, encoder) = (TextFile::open(&input.texts, &input.columns)?, input.open_encoder()?);
+            return Ok(Shape { rows: file.rows(), dim: encoder.dim(), encoder: Some(encoder.id().into()) });
+        }
+        let file = VectorFile::open(&spec.input, spec.column.as_deref())?;
+        Ok(Shape { rows: file.rows(), dim: file.dim(), encoder: None })
     }
-    let file = VectorFile::open(&spec.input, spec.column.as_deref())?;
-    Ok((file.rows(), file.dim()))
 }
 
 /// Encodes texts into a file in `folder`: the spec of a build from that, and what the encoder was.
@@ -174,7 +183,10 @@ fn vectors_of_texts(spec: &BuildSpec, folder: &Path, watch: &dyn Watch) -> Resul
     let encoder = input.open_encoder()?;
     let vectors = folder.join("texts.fbin");
     let texts = TextFile::open(&input.texts, &input.columns)?;
-    encode_texts(&encoder, texts, &vectors, Scalar::F32, spec.on_bad, watch)?;
+    let made = encode_texts(&encoder, texts, &vectors, Scalar::F32, spec.on_bad, watch)?;
+    if made.bad == made.rows {
+        return Err(Error::input(&input.texts, "rows", "none could be encoded; look at one, and at the columns"));
+    }
     let path = std::path::absolute(&input.encoder).unwrap_or_else(|_| input.encoder.clone());
     let note =
         EncoderNote { id: encoder.id().into(), kind: encoder.kind().into(), max_tokens: encoder.max_tokens(), path };
@@ -187,21 +199,27 @@ fn vectors_of_texts(spec: &BuildSpec, _: &Path, _: &dyn Watch) -> Result<(BuildS
 }
 
 /// The plan, and the quantizer if one was given (its lists and codes decide then).
-fn plan_for(spec: &BuildSpec, rows: u64, dim: usize) -> Result<(Plan, Option<Quantizer>)> {
-    let Some(path) = &spec.quantizer else { return Ok((plan_with(spec, rows, dim, None)?, None)) };
+fn plan_for(spec: &BuildSpec, shape: &Shape) -> Result<(Plan, Option<Quantizer>)> {
+    let Some(path) = &spec.quantizer else { return Ok((plan_with(spec, shape, None)?, None)) };
     let quantizer = Quantizer::read(&RealVfs, path, None)?;
-    quantizer.check_dim(dim)?;
+    quantizer.check_dim(shape.dim)?;
+    if let (Some(trained), Some(given)) = (quantizer.encoder(), shape.encoder.as_deref())
+        && trained != given
+    {
+        let what = format!("encoder of the quantizer {}, which knows its vectors alone: id", path.display());
+        return Err(Error::mismatch(what, trained, given));
+    }
     if quantizer.metric() != spec.metric {
         let what = format!("metric of {}", path.display());
         return Err(Error::mismatch(what, spec.metric, quantizer.metric()));
     }
-    Ok((plan_with(spec, rows, dim, Some(&quantizer))?, Some(quantizer)))
+    Ok((plan_with(spec, shape, Some(&quantizer))?, Some(quantizer)))
 }
 
-fn plan_with(spec: &BuildSpec, rows: u64, dim: usize, given: Option<&Quantizer>) -> Result<Plan> {
+fn plan_with(spec: &BuildSpec, shape: &Shape, given: Option<&Quantizer>) -> Result<Plan> {
     match given {
-        None => Plan::new(spec, rows, dim),
-        Some(quantizer) => Plan::for_quantizer(spec, rows, quantizer),
+        None => Plan::new(spec, shape.rows, shape.dim),
+        Some(quantizer) => Plan::for_quantizer(spec, shape.rows, quantizer),
     }
 }
 

@@ -36,8 +36,9 @@ const MOST_CODE_ROWS: u64 = 65_536;
 const CODE_COPIES: f64 = 3.5;
 /// Above this dimension a rotation costs a query more than it gains: d^2 against the 16 d or 256 d of its tables.
 const MOST_OPQ_DIM: usize = 512;
-/// What a thread of the passes takes: a tile of scores.
-const THREAD_BYTES: u64 = 1 << 20;
+/// What a thread of the passes takes: a tile of scores, and what a product packs. (Buffers are larger than what is used of them:
+/// `build-index` does without huge pages, which would make them resident.)
+const THREAD_BYTES: u64 = 2 << 20;
 /// The same rows are trained on with any number of threads up to this.
 const SAME_THREADS: u64 = 16;
 /// Rows, and bytes beside them, that a build needs room for.
@@ -80,7 +81,7 @@ pub struct Plan {
     pub chunk_rows: u64,
     /// Budget of one bucket of the shuffle.
     pub bucket_bytes: u64,
-    /// Bytes of the temporary shuffle files, without the text of records.
+    /// Bytes of temporary files: the shuffle, without the text of records, and the vectors of texts.
     pub spill_bytes: u64,
     /// Bytes of the finished index.
     pub disk_bytes: u64,
@@ -230,7 +231,7 @@ impl Plan {
             code_rows,
             chunk_rows,
             bucket_bytes,
-            spill_bytes: rows * (spill_row + 12),
+            spill_bytes: rows * (spill_row + 12) + encoded_bytes(spec, rows, dims.input),
             disk_bytes: record.file_bytes(rows) + memory_bytes + rows * 12,
             memory_bytes,
             peak_memory: fixed + moving + training.max(passes).max(writing),
@@ -257,6 +258,17 @@ impl Plan {
     pub fn default_nprobe(&self) -> usize {
         (self.lists / 32).max(8).min(self.lists)
     }
+}
+
+/// Bytes of the vectors that texts become before the build proper.
+#[cfg(feature = "text")]
+fn encoded_bytes(spec: &BuildSpec, rows: u64, dim: usize) -> u64 {
+    if spec.texts.is_some() { rows * dim as u64 * 4 } else { 0 }
+}
+
+#[cfg(not(feature = "text"))]
+fn encoded_bytes(_: &BuildSpec, _: u64, _: usize) -> u64 {
+    0
 }
 
 fn checked_lists(spec: &BuildSpec, rows: u64) -> Result<usize> {

@@ -4,7 +4,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::dataset::{Scalar, TextFile, VectorWriter};
+use crate::dataset::{RowText, Scalar, TextFile, VectorWriter};
 use crate::encoder::{Encoder, EncoderOptions};
 use crate::error::{Error, Result};
 use crate::train::Watch;
@@ -70,7 +70,14 @@ pub fn encode_texts(
             writer.finish()?;
             return Ok(EncodedTexts { rows: done, bad });
         }
-        let (vectors, wrong) = encoder.encode_each(&chunk);
+        let texts_of_rows: Vec<&str> = chunk.iter().map(|text| text.as_deref().unwrap_or_default()).collect();
+        let (vectors, mut wrong) = encoder.encode_each(&texts_of_rows);
+        for (row, reason) in &mut wrong {
+            // What made the row empty says more than that it is.
+            if let Err(why) = &chunk[*row] {
+                reason.clone_from(why);
+            }
+        }
         if let (Some((row, reason)), OnBad::Fail) = (wrong.first(), on_bad) {
             return Err(Error::input(texts.path(), format!("row {}", done + *row as u64), reason.as_str()));
         }
@@ -82,11 +89,11 @@ pub fn encode_texts(
     }
 }
 
-fn read_chunk(texts: &mut TextFile) -> Result<Vec<String>> {
+fn read_chunk(texts: &mut TextFile) -> Result<Vec<RowText>> {
     let (mut chunk, mut bytes) = (Vec::new(), 0);
     while chunk.len() < CHUNK && bytes < CHUNK_BYTES {
         let Some(text) = texts.next_text()? else { break };
-        bytes += text.len();
+        bytes += text.as_ref().map_or(0, String::len);
         chunk.push(text);
     }
     Ok(chunk)
@@ -95,9 +102,13 @@ fn read_chunk(texts: &mut TextFile) -> Result<Vec<String>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::build::{BuildSpec, Plan, build};
     use crate::dataset::VectorFile;
     use crate::encoder::testing::write_static;
+    use crate::index::Manifest;
+    use crate::quantizer::Quantizer;
     use crate::train::Silent;
+    use crate::vfs::RealVfs;
 
     fn encoded(content: &str, on_bad: OnBad) -> Result<(EncodedTexts, Vec<f32>, Encoder)> {
         let dir = tempfile::tempdir().unwrap();
@@ -123,6 +134,79 @@ mod tests {
             let found = &values[row * encoder.dim()..(row + 1) * encoder.dim()];
             assert!(found.iter().zip(&expected).all(|(f, e)| (f - e).abs() < 1e-6), "row {row}");
         }
+    }
+
+    /// The index of twenty texts, of which two tokens are read.
+    fn built(dir: &Path, change: impl FnOnce(&mut BuildSpec)) -> Result<Manifest> {
+        let (texts, encoder) = (dir.join("t.txt"), dir.join("encoder"));
+        std::fs::create_dir_all(&encoder).unwrap();
+        write_static(&encoder);
+        std::fs::write(&texts, "red shoe blue\nblue shoe red\n".repeat(10)).unwrap();
+        let input = TextInput { texts, columns: Vec::new(), encoder, max_tokens: Some(2) };
+        let mut spec = BuildSpec { texts: Some(input), code_bytes: Some(4), ..BuildSpec::new("", dir.join("index")) };
+        change(&mut spec);
+        build(&spec, &Silent)?;
+        Manifest::read(&RealVfs, &spec.output)
+    }
+
+    #[test]
+    fn queries_are_read_as_the_documents_were() {
+        let dir = tempfile::tempdir().unwrap();
+        let manifest = built(dir.path(), |_| {}).unwrap();
+        let (encoder, notes) = manifest.open_encoder(None).unwrap();
+        assert_eq!((encoder.unwrap().max_tokens(), notes), (2, Vec::new()));
+        let changed = dir.path().join("encoder/config.json");
+        std::fs::write(&changed, "{\"model_type\": \"model2vec\"}").unwrap();
+        let (encoder, notes) = manifest.open_encoder(None).unwrap();
+        assert_eq!((encoder.unwrap().max_tokens(), notes.len()), (512, 1));
+        assert!(notes[0].contains("is not the one") && notes[0].contains("up to 512 tokens"), "{notes:?}");
+        std::fs::remove_file(&changed).unwrap();
+        let mut longer = manifest;
+        longer.encoder.as_mut().unwrap().max_tokens = 700;
+        let error = longer.open_encoder(None).unwrap_err().to_string();
+        assert!(error.contains("700") && error.contains("512 at most"), "{error}");
+    }
+
+    #[test]
+    fn a_quantizer_of_another_encoder_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let manifest = built(dir.path(), |_| {}).unwrap();
+        let made = dir.path().join("index").join(&manifest.folder).join(&manifest.files.quantizer.name);
+        let quantizer = Quantizer::read(&RealVfs, &made, None).unwrap();
+        let path = dir.path().join("quantizer.bg");
+        let with = |id: &str| {
+            quantizer.clone().with_encoder(id).write(&RealVfs, &path, [0; 16]).unwrap();
+            built(dir.path(), |spec| spec.quantizer = Some(path.clone()))
+        };
+        let id = manifest.encoder.as_ref().unwrap().id.clone();
+        with(&id).unwrap();
+        let error = with("0123").unwrap_err().to_string();
+        assert!(error.contains("quantizer.bg") && error.contains("0123") && error.contains(&id), "{error}");
+    }
+
+    #[test]
+    fn texts_without_a_vector_name_their_own_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let records = dir.path().join("t.jsonl");
+        std::fs::write(&records, "{\"title\": \"red\"}\n".repeat(20)).unwrap();
+        let given = |on_bad| {
+            let change = |spec: &mut BuildSpec| {
+                spec.on_bad = on_bad;
+                spec.texts.as_mut().unwrap().texts = records.clone();
+            };
+            built(dir.path(), change).unwrap_err().to_string()
+        };
+        let (failed, skipped) = (given(OnBad::Fail), given(OnBad::Skip));
+        assert!(failed.contains("t.jsonl") && failed.contains("it has no \"text\"; it has title"), "{failed}");
+        assert!(skipped.contains("t.jsonl") && skipped.contains("none could be encoded"), "{skipped}");
+        let plan = |texts: bool| {
+            let mut spec = BuildSpec::new("", dir.path().join("index"));
+            let encoder = dir.path().join("encoder");
+            spec.texts =
+                texts.then(|| TextInput { texts: records.clone(), columns: vec![], encoder, max_tokens: None });
+            Plan::new(&spec, 1000, 6).unwrap().spill_bytes
+        };
+        assert_eq!(plan(true) - plan(false), 1000 * 6 * 4, "vectors lie on disk for a while");
     }
 
     #[test]

@@ -26,7 +26,7 @@ use crate::error::{Error, Result};
 use crate::eval::{Reference, exact_scores};
 use crate::index::{Calibration, Effort, Goal, OpenOptions, Prefix};
 use crate::sample::sample_rows;
-use crate::search::{Hit, SearchParams, SearchStats, Searcher};
+use crate::search::{Further, Hit, SearchParams, SearchStats, Searcher};
 use crate::train::Watch;
 use crate::vfs::RealVfs;
 use wide::wide;
@@ -190,7 +190,8 @@ impl Queries<'_> {
 
     /// Runs every query with `goal`.
     fn run(&self, goal: &Goal) -> Result<Outcome> {
-        let params = SearchParams { k: self.k, ..SearchParams::default() };
+        // One round: what it scans and reads is what the goal says, not what made up for a list that it left short.
+        let params = SearchParams { k: self.k, further: Further::NOT, ..SearchParams::default() };
         let one = |scratch: &mut (_, Vec<Hit>), (i, query): (usize, &[f32])| -> Result<(f64, SearchStats)> {
             let (scratch, hits) = scratch;
             let stats = self.searcher.search_with(Some(goal), query, &params, scratch, hits)?;

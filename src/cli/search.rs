@@ -104,7 +104,7 @@ pub(super) fn run(options: &Options) -> Result<()> {
         sparse_weight: options.sparse_weight,
         ..SearchParams::default()
     };
-    let task = options.task.open(searcher.dim())?;
+    let task = options.task.open(&searcher)?;
     let mut out = BufWriter::new(std::io::stdout().lock());
     match (&options.vector, &options.text, &options.queries) {
         (Some(text), ..) => print(options, &task, &searcher, &params, 0, &parse_vector(text)?, &mut out)?,
@@ -136,7 +136,7 @@ fn encode(searcher: &Searcher, folder: Option<&Path>, text: &str) -> Result<Vec<
     let (encoder, notes) = searcher.index().manifest().open_encoder(folder)?;
     notes.iter().for_each(|note| eprintln!("note: {note}"));
     let none =
-        || Error::params("text", "the index was not built from texts; give the folder of an encoder by --encoder");
+        || Error::params("text", "there is no encoder to make a vector of it; give the folder of one by --encoder");
     encoder.ok_or_else(none)?.encode_one(text)
 }
 
@@ -165,10 +165,14 @@ fn print(
     let answers = searcher.search_batch(&mapped, params)?;
     let asked = queries.chunks(searcher.dim()).zip(mapped.chunks(searcher.dim()));
     for ((number, (query, mapped)), (hits, stats)) in (first..).zip(asked).zip(&answers) {
-        let hits = task.ordered(searcher, query, hits)?;
         let mut lines = hits.iter().map(|hit| line(searcher, hit)).collect::<Result<Vec<_>>>()?;
         if options.explain {
-            explain(searcher, params, mapped, &hits, &mut lines)?;
+            explain(searcher, params, mapped, hits, &mut lines)?;
+        }
+        if let Some(scores) = task.scores(searcher, query, hits)? {
+            lines.iter_mut().zip(scores).for_each(|(line, score)| line.score = score);
+            // Stable: equal scores stay in the order of the search.
+            lines.sort_by(|a, b| b.score.total_cmp(&a.score));
         }
         let text = if options.json { json_line(number, &lines, stats) } else { people(number, &lines, stats) };
         printed(out.write_all(text.as_bytes()))?;

@@ -2,11 +2,13 @@
 
 use std::path::PathBuf;
 
-use bigrain::adapters::QueryAdapters;
+use bigrain::adapters::{QueryAdapters, QueryMap};
+use bigrain::dense::FetchScratch;
 use bigrain::error::{Error, Result};
-use bigrain::heads::Head;
+use bigrain::linalg::normalise;
 use bigrain::relevance::{Ranker, RelevanceModel};
 use bigrain::search::{Hit, Searcher};
+use bigrain::simd::Kernels;
 use bigrain::vfs::RealVfs;
 use clap::Args;
 use ndarray::ArrayView2;
@@ -25,33 +27,41 @@ pub(super) struct TaskOptions {
 }
 
 /// What is done for a task.
+#[derive(Default)]
 pub(super) struct Task {
-    map: Option<Head>,
+    map: Option<QueryMap>,
     ranker: Option<Ranker>,
 }
 
 impl TaskOptions {
-    /// Reads the files, for vectors of `dim` elements.
-    pub(super) fn open(&self, dim: usize) -> Result<Task> {
-        let Some(task) = &self.task else { return Ok(Task { map: None, ranker: None }) };
+    /// Reads the files, for the index of `searcher`; says where another encoder made its vectors.
+    pub(super) fn open(&self, searcher: &Searcher) -> Result<Task> {
+        let Some(task) = &self.task else { return Ok(Task::default()) };
         if self.adapters.is_none() && self.relevance.is_none() {
             return Err(Error::params("task", format!("nothing knows {task:?}; give --adapters or --relevance")));
         }
-        let fits = |what: &str, found: usize| match found == dim {
-            true => Ok(()),
-            false => Err(Error::mismatch(format!("dimension of the {what}"), dim, found)),
-        };
-        let mut opened = Task { map: None, ranker: None };
+        let encoder = searcher.index().manifest().encoder.as_ref().map(|made| made.id.as_str());
+        let (mut opened, mut notes) = (Task::default(), Vec::new());
         if let Some(path) = &self.adapters {
             let adapters = QueryAdapters::load(&RealVfs, path)?;
-            fits("adapters", adapters.dim())?;
-            opened.map = Some(adapters.merge(task)?);
+            notes.extend(adapters.check_index(searcher.dim(), searcher.metric(), encoder)?);
+            opened.map = Some(adapters.map(task)?);
         }
         if let Some(path) = &self.relevance {
             let model = RelevanceModel::load(&RealVfs, path)?;
-            fits("relevance model", model.dim())?;
-            opened.ranker = Some(model.ranker(task)?);
+            notes.extend(model.check_index(searcher.dim(), encoder)?);
+            if searcher.index().quantizer().heads().dense_document.is_some() {
+                return Err(Error::Unsupported {
+                    what: "--relevance over an index that stores what a dense head made of its documents".into(),
+                    remedy: "leave it out, or build the index without dense heads: the model compares an encoder's own vectors"
+                        .into(),
+                });
+            }
+            let ranker = model.ranker(task)?;
+            ranker.check_ranks()?;
+            opened.ranker = Some(ranker);
         }
+        notes.iter().for_each(|note| eprintln!("note: {note}"));
         Ok(opened)
     }
 }
@@ -60,26 +70,27 @@ impl Task {
     /// The queries (n x dim) as they are searched.
     pub(super) fn mapped(&self, queries: &[f32], dim: usize) -> Result<Vec<f32>> {
         let Some(map) = &self.map else { return Ok(queries.to_vec()) };
-        let rows = ArrayView2::from_shape((queries.len() / dim, dim), queries);
-        let rows = rows.map_err(|_| Error::mismatch("dimension of the query", dim, queries.len()))?;
-        Ok(map.apply_rows(rows).into_raw_vec_and_offset().0)
+        let rows = queries.chunks(dim).map(|query| map.apply(Kernels::detect(), query));
+        Ok(rows.collect::<Result<Vec<_>>>()?.concat())
     }
 
-    /// The hits of a query, which is the encoder's own vector, in the order they are shown: equal scores keep theirs.
-    pub(super) fn ordered(&self, searcher: &Searcher, query: &[f32], hits: &[Hit]) -> Result<Vec<Hit>> {
-        let Some(ranker) = &self.ranker else { return Ok(hits.to_vec()) };
+    /// The scores of the hits of a query, which is the encoder's own vector, where a model gives them.
+    pub(super) fn scores(&self, searcher: &Searcher, query: &[f32], hits: &[Hit]) -> Result<Option<Vec<f32>>> {
+        let Some(ranker) = &self.ranker else { return Ok(None) };
+        let mut scratch = FetchScratch::default();
         let mut vectors = Vec::with_capacity(hits.len() * query.len());
         for hit in hits {
-            vectors.extend(searcher.vector(hit.key)?.unwrap_or_default());
+            // The row, not the key: of a document with several views, the one that was found.
+            vectors.extend(searcher.index().vector(hit.row, &mut scratch)?);
         }
+        // The model compares vectors of unit length; those of an index are as long as they were, but under the cosine.
+        vectors.chunks_mut(query.len()).for_each(|vector| {
+            normalise(vector);
+        });
+        let mut query = query.to_vec();
+        normalise(&mut query);
         let documents = ArrayView2::from_shape((hits.len(), query.len()), &vectors)
             .map_err(|_| Error::mismatch("values of the hits' vectors", hits.len() * query.len(), vectors.len()))?;
-        // The model compares vectors of unit length, which those of the index are under the cosine.
-        let mut query = query.to_vec();
-        bigrain::linalg::normalise(&mut query);
-        let scores = ranker.rescore(&query, documents)?;
-        let mut ordered: Vec<Hit> = hits.iter().zip(scores).map(|(hit, score)| Hit { score, ..*hit }).collect();
-        ordered.sort_by(|a, b| b.score.total_cmp(&a.score));
-        Ok(ordered)
+        ranker.rescore(&query, documents).map(Some)
     }
 }

@@ -62,7 +62,7 @@ pub use qrels::{Judgement, Naming, read_qrels};
 pub use run::RunWriter;
 pub use scalar::Scalar;
 pub use text_pairs::{TextPair, read_text_pairs};
-pub use texts::TextFile;
+pub use texts::{RowText, TextFile};
 pub use truth::Truth;
 pub use write::VectorWriter;
 

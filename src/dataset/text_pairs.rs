@@ -15,9 +15,8 @@ pub struct TextPair {
     pub query: String,
     /// The document.
     pub document: String,
-    /// What must not be torn apart when pairs are split for training and test, such as a source; the document where no third
-    /// field names one.
-    pub group: String,
+    /// What must not be torn apart when pairs are split for training and test, such as a source, where a third field names one.
+    pub group: Option<String>,
 }
 
 /// Reads pairs: query, tab, document, and perhaps a tab and a group. Blank lines are skipped.
@@ -33,8 +32,8 @@ pub fn read_text_pairs(path: &Path) -> Result<Vec<TextPair>> {
         }
         let fields: Vec<&str> = text.split('\t').map(str::trim).collect();
         let (query, document, group) = match fields[..] {
-            [query, document] => (query, document, document),
-            [query, document, group] => (query, document, group),
+            [query, document] => (query, document, None),
+            [query, document, group] => (query, document, Some(group.to_string()).filter(|group| !group.is_empty())),
             _ => {
                 let reason = format!("{} fields; it must be `query <tab> document`, or with a group", fields.len());
                 return Err(lines.error(reason));
@@ -43,7 +42,7 @@ pub fn read_text_pairs(path: &Path) -> Result<Vec<TextPair>> {
         if query.is_empty() || document.is_empty() {
             return Err(lines.error("a pair with an empty text; remove the line"));
         }
-        pairs.push(TextPair { query: query.into(), document: document.into(), group: group.into() });
+        pairs.push(TextPair { query: query.into(), document: document.into(), group });
     }
     match pairs.is_empty() {
         true => Err(Error::input(path, "the whole file", "no pairs: `query <tab> document`, one a line, is needed")),
@@ -64,7 +63,7 @@ mod tests {
             read_text_pairs(&path)
         };
         let pairs = read("red shoe\tA shoe, red.\n\nblue\tsky\tg1\n").unwrap();
-        assert_eq!((pairs.len(), &*pairs[0].group, &*pairs[1].group), (2, "A shoe, red.", "g1"));
+        assert_eq!((pairs.len(), pairs[0].group.as_deref(), pairs[1].group.as_deref()), (2, None, Some("g1")));
         for (text, expected) in
             [("a\tb\nc", "line 2"), ("a\t \n", "line 1"), ("\n", "no pairs"), ("a\tb\tc\td", "4 fields")]
         {

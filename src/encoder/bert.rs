@@ -10,6 +10,7 @@
 
 use ndarray::{Array2, ArrayView2, Axis, concatenate, s};
 use serde::Deserialize;
+use serde_json::{Map, Value};
 
 use super::files::{Folder, Weights};
 use super::math;
@@ -26,7 +27,7 @@ pub(super) struct Bert {
     norm: Norm,
     layers: Vec<Layer>,
     heads: usize,
-    activation: fn(&mut [f32]),
+    activation: Activation,
     pooling: Pooling,
     max_tokens: usize,
 }
@@ -61,6 +62,23 @@ enum Pooling {
     First,
 }
 
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Activation {
+    Gelu,
+    GeluTanh,
+    Relu,
+}
+
+impl Activation {
+    fn apply(self, x: &mut [f32]) {
+        match self {
+            Activation::Gelu => math::gelu(x),
+            Activation::GeluTanh => math::gelu_tanh(x),
+            Activation::Relu => math::relu(x),
+        }
+    }
+}
+
 #[derive(Deserialize)]
 struct Config {
     hidden_size: usize,
@@ -81,14 +99,6 @@ fn gelu() -> String {
 
 fn epsilon() -> f32 {
     1e-12
-}
-
-#[derive(Deserialize, Default)]
-struct PoolingConfig {
-    #[serde(default)]
-    pooling_mode_cls_token: bool,
-    #[serde(default)]
-    pooling_mode_mean_tokens: bool,
 }
 
 #[derive(Deserialize)]
@@ -117,9 +127,9 @@ impl Bert {
             return Err(unsupported(folder, format!("position_embedding_type {kind:?}"), "absolute positions"));
         }
         let activation = match config.hidden_act.as_str() {
-            "gelu" => math::gelu as fn(&mut [f32]),
-            "gelu_new" | "gelu_pytorch_tanh" => math::gelu_tanh,
-            "relu" => math::relu,
+            "gelu" => Activation::Gelu,
+            "gelu_new" | "gelu_pytorch_tanh" => Activation::GeluTanh,
+            "relu" => Activation::Relu,
             other => return Err(unsupported(folder, format!("hidden_act {other:?}"), "gelu, gelu_new or relu")),
         };
         let weights = folder.weights()?;
@@ -154,6 +164,15 @@ impl Bert {
         self.max_tokens
     }
 
+    /// What its vectors depend on beside weights and tokens.
+    pub(super) fn settings(&self) -> String {
+        let (layers, epsilon) = (self.layers.len(), self.norm.epsilon);
+        format!(
+            "bert, {layers} layers, {} heads, {:?}, epsilon {epsilon:e}, {:?}",
+            self.heads, self.activation, self.pooling
+        )
+    }
+
     /// The vectors of sequences of tokens, a row each, before they are scaled.
     pub(super) fn forward(&self, sequences: &[&[u32]]) -> Array2<f32> {
         let mut x = self.embed(sequences);
@@ -162,7 +181,7 @@ impl Bert {
             x += &layer.output.apply(mixed.view());
             layer.attention_norm.apply(&mut x);
             let mut wide = layer.up.apply(x.view());
-            (self.activation)(wide.as_slice_mut().expect("C order"));
+            self.activation.apply(wide.as_slice_mut().expect("C order"));
             x += &layer.down.apply(wide.view());
             layer.norm.apply(&mut x);
         }
@@ -313,17 +332,15 @@ fn sentence_settings(folder: &Folder) -> Result<(Pooling, Option<usize>)> {
             }
         }
     }
-    let stated: Option<PoolingConfig> = folder.json(&format!("{pooling}/config.json"))?;
-    let pooling = match stated {
-        None => Pooling::Mean,
-        Some(PoolingConfig { pooling_mode_cls_token: true, pooling_mode_mean_tokens: false }) => Pooling::First,
-        Some(PoolingConfig { pooling_mode_cls_token: false, pooling_mode_mean_tokens: true }) => Pooling::Mean,
-        Some(_) => {
-            return Err(unsupported(
-                folder,
-                format!("the pooling of {pooling}"),
-                "the mean of tokens or the first one",
-            ));
+    let stated: Option<Map<String, Value>> = folder.json(&format!("{pooling}/config.json"))?;
+    let modes = stated.iter().flatten().filter(|(name, on)| name.starts_with("pooling_mode") && **on != false);
+    let pooling = match (&stated, &modes.map(|(name, _)| name.as_str()).collect::<Vec<_>>()[..]) {
+        (None, _) | (_, ["pooling_mode_mean_tokens"]) => Pooling::Mean,
+        (_, ["pooling_mode_cls_token"]) => Pooling::First,
+        (_, modes) => {
+            let modes = if modes.is_empty() { "no mode".into() } else { modes.join(" and ") };
+            let what = format!("{modes} in {pooling}/config.json");
+            return Err(unsupported(folder, what, "the mean of tokens or the first one, and nothing beside it"));
         }
     };
     let limit = folder.json::<SentenceConfig>("sentence_bert_config.json")?.and_then(|config| config.max_seq_length);

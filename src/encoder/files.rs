@@ -20,6 +20,15 @@ pub(super) struct Folder {
     tokenizer: Vec<u8>,
 }
 
+/// Kinds of encoders.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    Bert,
+    Static,
+    /// A static one that leaves unknown tokens out.
+    Model2Vec,
+}
+
 /// The tensors of a file of weights.
 pub(super) struct Weights<'a> {
     path: PathBuf,
@@ -40,11 +49,16 @@ impl Folder {
         &self.tokenizer
     }
 
-    /// See [`super::Encoder::id`].
-    pub(super) fn id(&self) -> String {
+    /// A folder that has no files but these weights.
+    pub(super) fn of_weights(weights: Vec<u8>) -> Folder {
+        Folder { dir: PathBuf::new(), weights, tokenizer: Vec::new() }
+    }
+
+    /// See [`super::Encoder::id`]; `settings` are those that the vectors depend on.
+    pub(super) fn id(&self, settings: &str) -> String {
         let mut hasher = blake3::Hasher::new();
-        for file in [&self.weights, &self.tokenizer] {
-            hasher.update(&(file.len() as u64).to_le_bytes()).update(file);
+        for part in [&self.weights, &self.tokenizer, settings.as_bytes()] {
+            hasher.update(&(part.len() as u64).to_le_bytes()).update(part);
         }
         hasher.finalize().to_hex()[..32].to_string()
     }
@@ -60,15 +74,16 @@ impl Folder {
         serde_json::from_slice(&bytes).map(Some).map_err(|e| Error::input(&path, place(&e), e.to_string()))
     }
 
-    /// Whether the folder says that it holds a BERT.
-    pub(super) fn is_bert(&self) -> Result<bool> {
+    /// What the folder says that it holds.
+    pub(super) fn kind(&self) -> Result<Kind> {
         #[derive(serde::Deserialize)]
         struct Config {
             model_type: Option<String>,
         }
         match self.json::<Config>("config.json")?.and_then(|config| config.model_type).as_deref() {
-            Some("bert") => Ok(true),
-            None | Some("static" | "model2vec") => Ok(false),
+            Some("bert") => Ok(Kind::Bert),
+            None | Some("static") => Ok(Kind::Static),
+            Some("model2vec") => Ok(Kind::Model2Vec),
             Some(other) => Err(Error::Unsupported {
                 what: format!("model_type {other:?} in {}", self.path("config.json").display()),
                 remedy: "use a model of type \"bert\", or a static encoder".into(),

@@ -9,10 +9,11 @@
 //! | kind | files | tensors in `model.safetensors` (F32, F16, BF16; the table also I8) |
 //! |---|---|---|
 //! | BERT | `config.json` with `"model_type": "bert"`, `tokenizer.json`, perhaps `modules.json`, `1_Pooling/config.json`, `sentence_bert_config.json` | those of the `BertModel`, with or without the prefix `bert.` |
-//! | static | `tokenizer.json`, perhaps `config.json` | `embedding.weight`, `embeddings` or `embedding` (tokens x e); perhaps `embedding.scale` (tokens), `token.weight` (tokens), `projection.weight` (d x e) |
+//! | static | `tokenizer.json`, perhaps `config.json` | `embedding.weight`, `embeddings` or `embedding` (tokens x e); perhaps `embedding.scale` (tokens), `token.weight` or `weights` (tokens), `projection.weight` (d x e) |
 //!
 //! A BERT reads word order and costs milliseconds; a static encoder is a sum over a table and costs microseconds. A static one
-//! can be trained here. Vectors have unit length whatever the model's folder says, so that inner products are cosines.
+//! can be trained here. One whose `config.json` says `"model_type": "model2vec"` leaves unknown tokens out, as its library does. Vectors
+//! have unit length whatever the model's folder says, so that inner products are cosines.
 //!
 //! What is bounded: texts are at most [`MAX_TEXT`] bytes and not empty; what exceeds the model's tokens is cut, as the models'
 //! own libraries do. Answers depend on the batch in no way other than rounding: sequences are packed without padding.
@@ -35,19 +36,22 @@ use crate::error::{Error, Result};
 use crate::linalg::normalise;
 
 use bert::Bert;
-use files::Folder;
-use tokens::Tokens;
+use files::{Folder, Kind};
+use tokens::{Tokens, Wanted};
 
 pub use table::TokenTable;
 pub use views::{LEAST_WORDS, TextViews, ViewLimits, sentences, text_views};
-pub use vocabulary::Vocabulary;
-pub use write::{TableElement, write_static};
+pub use vocabulary::{Vocabulary, plain_text};
+pub use write::{TableElement, as_written, check_output, write_static};
 
 /// Longest text that is taken, in bytes.
 pub const MAX_TEXT: usize = 1 << 20;
 /// Tokens that are encoded together at most: enough for the products to be fast, little enough for their results to stay in
 /// cache.
 const BATCH_TOKENS: usize = 2048;
+
+/// Why a text has no vector although it has tokens.
+const NO_DIRECTION: &str = "its vector has no direction; give words that the encoder knows";
 
 /// How an encoder is opened.
 #[derive(Debug, Clone, Copy, Default)]
@@ -87,17 +91,27 @@ impl Encoder {
     /// As there, and `InvalidParams` where the model cannot take that many tokens.
     pub fn open_with(dir: &Path, options: EncoderOptions) -> Result<Encoder> {
         let folder = Folder::open(dir)?;
-        let model = match folder.is_bert()? {
-            true => Model::Bert(Box::new(Bert::read(&folder)?)),
-            false => Model::Table(TokenTable::read(&folder)?),
+        let kind = folder.kind()?;
+        let model = match kind {
+            Kind::Bert => Model::Bert(Box::new(Bert::read(&folder)?)),
+            Kind::Static | Kind::Model2Vec => Model::Table(TokenTable::read(&folder)?),
         };
-        let (rows, limit) = match &model {
-            Model::Bert(bert) => (bert.vocabulary(), bert.max_tokens()),
-            Model::Table(table) => (table.vocabulary(), table::MAX_TOKENS),
+        let known_only = kind == Kind::Model2Vec;
+        let (rows, limit, settings) = match &model {
+            Model::Bert(bert) => (bert.vocabulary(), bert.max_tokens(), bert.settings()),
+            Model::Table(table) => (table.vocabulary(), table::MAX_TOKENS, format!("static, known only: {known_only}")),
         };
-        let framed = matches!(model, Model::Bert(_));
-        let tokens = Tokens::read(&folder, rows, limit, framed, options.max_tokens)?;
-        Ok(Encoder { path: dir.to_path_buf(), id: folder.id(), tokens, model })
+        let wanted = Wanted { rows, limit, framed: kind == Kind::Bert, known_only };
+        let tokens = Tokens::read(&folder, &wanted, options.max_tokens)?;
+        Ok(Encoder { path: dir.to_path_buf(), id: folder.id(&settings), tokens, model })
+    }
+
+    /// The same encoder, reading at most so many tokens of a text.
+    ///
+    /// # Errors
+    /// `InvalidParams` where the model cannot take that many.
+    pub fn with_max_tokens(self, max_tokens: usize) -> Result<Encoder> {
+        Ok(Encoder { tokens: self.tokens.limited(max_tokens)?, ..self })
     }
 
     /// Dimension of the vectors.
@@ -113,7 +127,8 @@ impl Encoder {
         &self.path
     }
 
-    /// Thirty-two hexadecimal digits over its weights and tokenizer: equal for equal encoders.
+    /// Thirty-two hexadecimal digits over its weights, its tokenizer and the settings that vectors depend on (pooling, activation
+    /// and the like; not how many tokens are read): equal for equal encoders.
     pub fn id(&self) -> &str {
         &self.id
     }
@@ -150,9 +165,10 @@ impl Encoder {
     /// The vector of a text.
     ///
     /// # Errors
-    /// As [`Encoder::tokens`].
+    /// As [`Encoder::tokens`], and where the vector has no direction.
     pub fn encode_one(&self, text: &str) -> Result<Vec<f32>> {
-        Ok(self.vectors(&[self.tokens(text)?]).into_raw_vec_and_offset().0)
+        let vector = self.vectors(&[self.tokens(text)?]).into_raw_vec_and_offset().0;
+        if has_direction(&vector) { Ok(vector) } else { Err(Error::params("text", NO_DIRECTION)) }
     }
 
     /// The vectors of texts: row i, of unit length, is that of text i. Runs on the threads of the current pool.
@@ -183,11 +199,17 @@ impl Encoder {
             }
         }
         let vectors = self.vectors(&sequences);
-        if bad.is_empty() {
+        if bad.is_empty() && vectors.rows().into_iter().all(|row| has_direction(row.as_slice().expect("C order"))) {
             return (vectors, bad);
         }
         let mut out = Array2::from_elem((texts.len(), self.dim()), f32::NAN);
-        places.iter().zip(vectors.rows()).for_each(|(&place, row)| out.row_mut(place).assign(&row));
+        for (&place, row) in places.iter().zip(vectors.rows()) {
+            match has_direction(row.as_slice().expect("C order")) {
+                true => out.row_mut(place).assign(&row),
+                false => bad.push((place, NO_DIRECTION.into())),
+            }
+        }
+        bad.sort_unstable_by_key(|(place, _)| *place);
         (out, bad)
     }
 
@@ -236,6 +258,11 @@ fn batches<'a>(order: &'a [usize], sequences: &[Vec<u32>]) -> Vec<&'a [usize]> {
         batches.push(&order[first..]);
     }
     batches
+}
+
+/// Whether a vector is a direction: a sum of token vectors may be zero.
+fn has_direction(vector: &[f32]) -> bool {
+    vector.iter().all(|v| v.is_finite()) && vector.iter().any(|&v| v != 0.0)
 }
 
 /// Whether a text can be encoded; the reason why not.

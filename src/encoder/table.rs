@@ -44,7 +44,13 @@ impl TokenTable {
             Error::input(weights.path(), "its tensors", reason)
         })?;
         let mut rows = weights.matrix(name)?;
-        for factor in ["embedding.scale", "token.weight"].into_iter().filter(|factor| weights.has(factor)) {
+        if weights.has("mapping") {
+            return Err(Error::Unsupported {
+                what: format!("tokens that share vectors (tensor mapping in {})", weights.path().display()),
+                remedy: "use a static encoder with a vector a token".into(),
+            });
+        }
+        for factor in ["embedding.scale", "token.weight", "weights"].into_iter().filter(|factor| weights.has(factor)) {
             let factors = weights.vector(factor, rows.nrows())?;
             rows.rows_mut().into_iter().zip(factors).for_each(|(mut row, factor)| row *= factor);
         }

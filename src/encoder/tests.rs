@@ -149,6 +149,38 @@ fn a_static_encoder_sums_its_table() {
 }
 
 #[test]
+fn unknown_tokens_are_left_out_where_the_model_wants_that() {
+    let dir = tempfile::tempdir().unwrap();
+    write_table(dir.path(), false);
+    let plain = Encoder::open(dir.path()).unwrap();
+    assert_eq!(plain.tokens("red unheard shoes").unwrap(), [4, 1, 5, 7]);
+    write_json(dir.path(), "config.json", &json!({"model_type": "model2vec", "normalize": true}));
+    let encoder = Encoder::open(dir.path()).unwrap();
+    assert_eq!(encoder.tokens("red unheard shoes").unwrap(), [4, 5, 7]);
+    assert_eq!(encoder.encode_one("unheard red").unwrap(), plain.encode_one("red").unwrap());
+    let short = encoder.with_max_tokens(2).unwrap();
+    assert_eq!(short.tokens("unheard red unheard blue red").unwrap(), [4, 6], "they take no place of others either");
+    assert!(short.tokens("unheard unheard").unwrap_err().to_string().contains("no token"));
+    assert!(short.with_max_tokens(0).unwrap_err().to_string().contains("1 to 512"));
+}
+
+#[test]
+fn a_sum_of_nothing_is_no_vector() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut tensors = write_table(dir.path(), false);
+    let blue = 6 * 4..7 * 4;
+    tensors.get_mut("embedding.weight").unwrap().1[blue].fill(0.0);
+    write_tensors(dir.path(), &tensors);
+    let encoder = Encoder::open(dir.path()).unwrap();
+    assert!(encoder.encode_one("blue").unwrap_err().to_string().contains("no direction"));
+    let (vectors, bad) = encoder.encode_each(&["red", "blue", ""]);
+    assert_eq!(bad.iter().map(|(place, _)| *place).collect::<Vec<_>>(), [1, 2]);
+    assert!(bad[0].1.contains("no direction") && vectors.row(1).iter().all(|v| v.is_nan()), "{bad:?}");
+    assert_eq!(vectors.row(0).to_vec(), encoder.encode_one("red").unwrap());
+    assert!(encoder.encode(&["red", "blue"]).unwrap_err().to_string().contains("text 1"));
+}
+
+#[test]
 fn texts_that_cannot_be_encoded_are_named() {
     let dir = tempfile::tempdir().unwrap();
     write_bert(dir.path());
@@ -167,10 +199,18 @@ fn texts_that_cannot_be_encoded_are_named() {
     assert!(encoder.encode_one(&"red ".repeat(MAX_TEXT / 4)).is_ok(), "a megabyte of words");
 }
 
+/// A configuration of pooling in which these modes are on.
+fn write_pooling(dir: &Path, on: &[&str]) {
+    let modes = ["cls_token", "mean_tokens", "max_tokens", "mean_sqrt_len_tokens", "weightedmean_tokens", "lasttoken"];
+    let mut config = serde_json::Map::from_iter([("word_embedding_dimension".to_string(), json!(H))]);
+    config.extend(modes.map(|mode| (format!("pooling_mode_{mode}"), json!(on.contains(&mode)))));
+    write_json(dir, "1_Pooling/config.json", &config.into());
+}
+
 #[test]
 fn folders_that_do_not_fit_together_are_refused() {
     type Spoil = fn(&Path);
-    let spoiled: [(Spoil, &str); 10] = [
+    let spoiled: [(Spoil, &str); 13] = [
         (|dir| std::fs::remove_file(dir.join(files::TOKENIZER)).unwrap(), "tokenizer.json"),
         (|dir| std::fs::remove_file(dir.join(files::WEIGHTS)).unwrap(), "model.safetensors"),
         (|dir| write_tokenizer(dir, &["[UNK]", "[CLS]", "red"]), "[SEP]"),
@@ -178,6 +218,12 @@ fn folders_that_do_not_fit_together_are_refused() {
         (|dir| std::fs::write(dir.join(files::TOKENIZER), "{}").unwrap(), "not a tokenizer"),
         (|dir| std::fs::write(dir.join("config.json"), "{").unwrap(), "line 1"),
         (|dir| write_json(dir, "config.json", &json!({"model_type": "t5"})), "t5"),
+        (
+            |dir| write_pooling(dir, &["mean_tokens", "max_tokens"]),
+            "pooling_mode_max_tokens and pooling_mode_mean_tokens",
+        ),
+        (|dir| write_pooling(dir, &["cls_token", "weightedmean_tokens"]), "pooling_mode_weightedmean_tokens"),
+        (|dir| write_pooling(dir, &[]), "no mode"),
         (|dir| write_json(dir, "modules.json", &json!([{"path": "2_Dense", "type": "models.Dense"}])), "models.Dense"),
         (
             |dir| {
@@ -235,6 +281,27 @@ fn equal_encoders_have_equal_ids() {
     assert_eq!(id(a.path()), id(a.path()));
     assert_ne!(id(a.path()), id(b.path()));
     assert_eq!(id(a.path()).len(), 32);
+    let mut seen = vec![id(a.path())];
+    write_pooling(a.path(), &["mean_tokens"]);
+    assert_eq!(id(a.path()), seen[0], "what is said is what was taken");
+    write_json(a.path(), "sentence_bert_config.json", &json!({"max_seq_length": 5}));
+    assert_eq!(id(a.path()), seen[0], "how much is read is not part of it");
+    write_pooling(a.path(), &["cls_token"]);
+    seen.push(id(a.path()));
+    for (name, value) in
+        [("layer_norm_eps", json!(1e-5)), ("hidden_act", json!("relu")), ("num_attention_heads", json!(2))]
+    {
+        let mut config = bert_config();
+        config[name] = value;
+        write_json(a.path(), "config.json", &config);
+        seen.push(id(a.path()));
+    }
+    write_json(b.path(), "config.json", &json!({"model_type": "static"}));
+    seen.push(id(b.path()));
+    write_json(b.path(), "config.json", &json!({"model_type": "model2vec"}));
+    seen.push(id(b.path()));
+    let different: std::collections::HashSet<&String> = seen.iter().collect();
+    assert_eq!(different.len(), seen.len(), "{seen:?}");
 }
 
 #[test]

@@ -106,9 +106,28 @@ impl Vocabulary {
 fn with_splitting(mut tokenizer: Tokenizer) -> tokenizers::Result<Tokenizer> {
     let marks = Metaspace::new('▁', PrependScheme::Always, false);
     let steps = vec![PreTokenizerWrapper::BertPreTokenizer(BertPreTokenizer), PreTokenizerWrapper::Metaspace(marks)];
-    let normalizer = BertNormalizer::new(true, true, None, true);
-    tokenizer.with_normalizer(Some(normalizer))?.with_pre_tokenizer(Some(Sequence::new(steps)));
+    tokenizer.with_normalizer(Some(normalizer()))?.with_pre_tokenizer(Some(Sequence::new(steps)));
     Ok(tokenizer)
+}
+
+/// A text as every vocabulary that is trained here reads it: its words and marks in lower case, without accents, a blank between.
+/// Such a vocabulary cannot tell texts apart that are equal then.
+pub fn plain_text(text: &str) -> String {
+    use tokenizers::{NormalizedString, Normalizer, OffsetReferential, OffsetType, PreTokenizedString, PreTokenizer};
+    let mut normalized = NormalizedString::from(text);
+    let mut split = match normalizer().normalize(&mut normalized) {
+        Ok(()) => PreTokenizedString::from(normalized),
+        Err(_) => PreTokenizedString::from(text),
+    };
+    if BertPreTokenizer.pre_tokenize(&mut split).is_err() {
+        return text.to_string();
+    }
+    let parts = split.get_splits(OffsetReferential::Original, OffsetType::Byte);
+    parts.iter().map(|(word, _, _)| *word).collect::<Vec<_>>().join(" ")
+}
+
+fn normalizer() -> BertNormalizer {
+    BertNormalizer::new(true, true, None, true)
 }
 
 /// The words of a text as the tokenizer splits it.
@@ -152,6 +171,17 @@ mod tests {
         let reversed: Vec<&String> = many.iter().rev().collect();
         assert_eq!(first.json(), Vocabulary::train(&reversed, 400).unwrap().json());
         assert!(first.size() <= 400 && first.size() > 50);
+    }
+
+    #[test]
+    fn plain_texts_are_equal_where_tokens_are() {
+        let vocabulary = Vocabulary::train(&TEXTS, 200).unwrap();
+        for (a, b) in [("Nike Shoes", " nike  SHOES"), ("Café-bar", "cafe - bar"), ("a red car.", "a red car .")] {
+            assert_eq!(plain_text(a), plain_text(b));
+            let tokens = vocabulary.tokens(&[a, b]).unwrap();
+            assert_eq!(tokens[0], tokens[1], "{a}");
+        }
+        assert_ne!(plain_text("red shoes"), plain_text("redshoes"));
     }
 
     #[test]

@@ -1,12 +1,12 @@
 //! Static encoders as folders.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use half::f16;
 use ndarray::{ArrayView2, Axis};
 use safetensors::tensor::{Dtype, TensorView};
 
-use super::files::{TOKENIZER, WEIGHTS};
+use super::files::{Folder, TOKENIZER, WEIGHTS};
 use super::{TokenTable, Vocabulary};
 use crate::error::{Error, Result};
 use crate::types::names;
@@ -39,20 +39,8 @@ pub fn write_static(
     if table.vocabulary() < vocabulary.size() {
         return Err(Error::mismatch("rows of the table", vocabulary.size(), table.vocabulary()));
     }
-    if vfs.exists(dir)? && !vfs.list(dir)?.is_empty() {
-        let reason = format!("{} holds something; remove it or name another folder", dir.display());
-        return Err(Error::params("output", reason));
-    }
     let weights = weights(table, element)?;
-    let parent = dir.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    create_dir_durably(vfs, parent)?;
-    let mut name = dir.file_name().unwrap_or_default().to_os_string();
-    name.push(".writing");
-    let beside = dir.with_file_name(name);
-    if vfs.exists(&beside)? {
-        vfs.remove_dir_all(&beside)?;
-    }
-    vfs.create_dir_all(&beside)?;
+    let (parent, beside) = prepare(vfs, dir)?;
     let config = br#"{"model_type": "static"}"#;
     for (name, bytes) in [(WEIGHTS, &*weights), (TOKENIZER, vocabulary.json()), ("config.json", config)] {
         let mut file = vfs.create(&beside.join(name))?;
@@ -61,7 +49,54 @@ pub fn write_static(
     }
     vfs.sync_dir(&beside)?;
     vfs.rename(&beside, dir)?;
-    vfs.sync_dir(parent)
+    vfs.sync_dir(&parent)
+}
+
+/// Refuses an output that [`write_static`] would refuse after all the work: a folder that holds something, a file, a link, a mount
+/// point, a place that nothing may be written to. An empty folder takes the place once, and goes again if there was none.
+///
+/// # Errors
+/// `InvalidParams` naming the folder and what to do; `Io`.
+pub fn check_output(vfs: &dyn Vfs, dir: &Path) -> Result<()> {
+    let was_there = vfs.exists(dir)?;
+    let (_, beside) = prepare(vfs, dir)?;
+    if let Err(error) = vfs.rename(&beside, dir) {
+        vfs.remove_dir_all(&beside)?;
+        let reason = format!("{} cannot be replaced ({error}); name a folder that is not there yet", dir.display());
+        return Err(Error::params("output", reason));
+    }
+    if was_there { Ok(()) } else { vfs.remove_dir_all(dir) }
+}
+
+/// The folder's parent, made if need be, and an empty folder beside the folder; refuses a folder that holds something.
+fn prepare(vfs: &dyn Vfs, dir: &Path) -> Result<(PathBuf, PathBuf)> {
+    let refuse = |reason: &str| Err(Error::params("output", format!("{} {reason}", dir.display())));
+    let Some(name) = dir.file_name() else { return refuse("has no name of its own; name a new folder") };
+    if vfs.exists(dir)? {
+        match vfs.list(dir) {
+            Ok(held) if held.is_empty() => {}
+            Ok(_) => return refuse("holds something; remove it or name another folder"),
+            Err(_) => return refuse("is not a folder; remove it or name another"),
+        }
+    }
+    let parent = dir.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    create_dir_durably(vfs, parent)?;
+    let mut name = name.to_os_string();
+    name.push(".writing");
+    let beside = dir.with_file_name(name);
+    if vfs.exists(&beside)? {
+        vfs.remove_dir_all(&beside)?;
+    }
+    vfs.create_dir_all(&beside)?;
+    Ok((parent.to_path_buf(), beside))
+}
+
+/// The table as it is read again once it was written: rounded to `element`, the projection to half precision.
+///
+/// # Errors
+/// As [`write_static`] for values that cannot be written.
+pub fn as_written(table: &TokenTable, element: TableElement) -> Result<TokenTable> {
+    TokenTable::read(&Folder::of_weights(weights(table, element)?))
 }
 
 /// The file of weights.
@@ -142,6 +177,7 @@ mod tests {
             let encoder = Encoder::open(&path).unwrap();
             assert_eq!((encoder.dim(), encoder.kind()), (24, "static"));
             let read = encoder.table().unwrap();
+            assert_eq!(*read, as_written(&table, element).unwrap());
             let rows = read.rows().to_owned() - table.rows();
             assert!(rows.iter().all(|e| e.abs() < near), "{element:?}");
             assert!(
@@ -151,6 +187,35 @@ mod tests {
             let again = write_static(&RealVfs, &path, &table, &vocabulary, element).unwrap_err();
             assert!(again.to_string().contains("name another folder"), "{again}");
         }
+    }
+
+    #[test]
+    fn an_output_that_cannot_be_written_is_refused_before_the_work() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        let refused = |path: &Path| check_output(&RealVfs, path).unwrap_err().to_string();
+        std::fs::write(at("file"), "x").unwrap();
+        std::fs::create_dir_all(at("full/inner")).unwrap();
+        std::fs::create_dir(at("empty")).unwrap();
+        std::os::unix::fs::symlink(at("empty"), at("link")).unwrap();
+        for (path, expected) in [
+            (at("file"), "is not a folder"),
+            (at("file/below"), "file"),
+            (at("full"), "holds something"),
+            (at("link"), "cannot be replaced"),
+            (Path::new(".").into(), "no name of its own"),
+            (at("empty/.."), "no name of its own"),
+        ] {
+            assert!(refused(&path).contains(expected), "{expected}: {}", refused(&path));
+        }
+        for good in [at("empty"), at("new"), at("deep/new")] {
+            let was_there = good.exists();
+            check_output(&RealVfs, &good).unwrap();
+            assert_eq!(good.exists(), was_there);
+        }
+        let mut left: Vec<_> = dir.path().read_dir().unwrap().map(|e| e.unwrap().file_name()).collect();
+        left.sort();
+        assert_eq!(left, ["deep", "empty", "file", "full", "link"]);
     }
 
     #[test]

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use super::quality::{candidate_quality, hit_quality};
 use super::reference::Reference;
 use crate::error::Result;
-use crate::search::{SearchParams, SearchStats, Searcher};
+use crate::search::{Further, SearchParams, SearchStats, Searcher};
 
 /// What to measure with.
 #[derive(Clone, Debug)]
@@ -56,6 +56,7 @@ impl Setting {
             geometric: plan.geometric,
             sparse_weight: self.sparse_weight,
             deadline: None,
+            further: Further::TO_THE_END,
         }
     }
 }

@@ -27,6 +27,8 @@ mod quality;
 mod reference;
 
 pub use exact::exact_scores;
+#[cfg(test)]
+pub(crate) use exact::tests::index_of_views;
 pub use html::frontier_page;
 pub use machine::{Machine, Memory};
 pub use measure::{Outcome, Plan, Setting, measure};

@@ -130,7 +130,8 @@ pub fn candidates(
     let examples = &loaded.examples;
     let place_of_row: Vec<Option<u32>> = index.keys.iter().map(|&key| loaded.place(key)).collect();
     let mut labelled = vec![Vec::new(); examples.queries.nrows()];
-    examples.train.iter().chain(&examples.valid).for_each(|p| labelled[p.query as usize].push(p.document));
+    let labels = examples.train.iter().chain(&examples.valid).chain(&examples.known);
+    labels.for_each(|p| labelled[p.query as usize].push(p.document));
     let queries = examples.queries.as_slice().expect("C order");
     let params = SearchParams { k, candidates: k, nprobe, ..SearchParams::default() };
     watch.begin("search queries", examples.queries.nrows() as u64);

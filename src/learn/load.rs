@@ -58,7 +58,7 @@ pub fn load(spec: &LearnSpec, watch: &dyn Watch) -> Result<Loaded> {
         Some(mut file) => read_rows(&mut file, &(0..query_rows).collect::<Vec<_>>(), metric, watch)?,
         None => Array2::zeros((0, documents.ncols())),
     };
-    let examples = Examples { documents, queries, train: Vec::new(), valid: Vec::new() };
+    let examples = Examples { documents, queries, train: Vec::new(), valid: Vec::new(), known: Vec::new() };
     let mut loaded = Loaded { examples, document_rows };
     let placed = |pairs: Vec<Pair>| -> Vec<Example> {
         let place = |p: &Pair| loaded.place(p.document).expect("documents of pairs are in memory");

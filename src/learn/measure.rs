@@ -26,6 +26,8 @@ pub struct TestSet {
     queries: Vec<u32>,
     /// Keys (rows of the input) of each query's relevant documents.
     relevant: Vec<Vec<Key>>,
+    /// Keys of documents that are relevant to each query but not asked for: they are left out of what is found.
+    known: Vec<Vec<Key>>,
     /// Keys of each query's exact neighbours by the frozen vectors.
     neighbours: Vec<Vec<Key>>,
 }
@@ -62,8 +64,9 @@ impl TestSet {
         let near = nearest(vectors.view(), loaded.examples.documents.view(), NEIGHBOURS, watch)?;
         let key = |row: u32| loaded.document_rows[row as usize];
         let neighbours = near.into_iter().map(|rows| rows.into_iter().map(key).collect()).collect();
-        let relevant = queries.iter().map(|q| relevant.remove(q).unwrap_or_default()).collect();
-        Ok(TestSet { queries, relevant, neighbours })
+        let relevant: Vec<Vec<Key>> = queries.iter().map(|q| relevant.remove(q).unwrap_or_default()).collect();
+        let known = known_of(&queries, &relevant, loaded);
+        Ok(TestSet { queries, relevant, known, neighbours })
     }
 
     /// Number of queries.
@@ -78,7 +81,8 @@ impl TestSet {
     /// What `watch` stops with.
     pub fn exact(&self, loaded: &Loaded, watch: &dyn Watch) -> Result<Quality> {
         let vectors = queries_of(&self.queries, loaded);
-        let found = nearest(vectors.view(), loaded.examples.documents.view(), DEPTHS[1], watch)?;
+        let depth = DEPTHS[1] + self.known.iter().map(Vec::len).max().unwrap_or(0);
+        let found = nearest(vectors.view(), loaded.examples.documents.view(), depth, watch)?;
         let mut sum = Quality::default();
         for (i, rows) in found.iter().enumerate() {
             let keys: Vec<Key> = rows.iter().map(|&row| loaded.document_rows[row as usize]).collect();
@@ -124,19 +128,39 @@ impl TestSet {
     }
 
     fn add_candidates(&self, i: usize, keys: &[Key], sum: &mut Quality) {
+        sum.neighbours += share(&self.neighbours[i], &keys[..keys.len().min(NEIGHBOUR_DEPTH)]);
+        let keys = &self.asked_for(i, keys);
         for (sum, depth) in sum.candidates.iter_mut().zip(DEPTHS) {
             *sum += share(&self.relevant[i], &keys[..keys.len().min(depth)]);
         }
-        sum.neighbours += share(&self.neighbours[i], &keys[..keys.len().min(NEIGHBOUR_DEPTH)]);
+    }
+
+    /// What was found for query `i`, without what is right but not asked for.
+    fn asked_for(&self, i: usize, keys: &[Key]) -> Vec<Key> {
+        keys.iter().copied().filter(|key| !self.known[i].contains(key)).collect()
     }
 
     fn add_verified(&self, i: usize, keys: &[Key], sum: &mut Quality) {
+        let keys = &self.asked_for(i, keys);
         for (sum, depth) in sum.verified.iter_mut().zip(DEPTHS) {
             *sum += share(&self.relevant[i], &keys[..keys.len().min(depth)]);
         }
         let first = keys.iter().take(10).position(|key| self.relevant[i].contains(key));
         sum.mrr += first.map_or(0.0, |at| 1.0 / (at + 1) as f64);
     }
+}
+
+/// The keys of documents that are known to be relevant to each of the queries, which ascend, beside those that are asked for.
+fn known_of(queries: &[u32], relevant: &[Vec<Key>], loaded: &Loaded) -> Vec<Vec<Key>> {
+    let mut known = vec![Vec::new(); queries.len()];
+    for pair in &loaded.examples.known {
+        let Ok(at) = queries.binary_search(&pair.query) else { continue };
+        let key = loaded.document_rows[pair.document as usize];
+        if !relevant[at].contains(&key) {
+            known[at].push(key);
+        }
+    }
+    known
 }
 
 /// The vectors of queries, in their order.
@@ -157,5 +181,36 @@ fn mean(sums: &[Quality], queries: usize) -> Quality {
         neighbours: of(&|q| q.neighbours),
         verified: std::array::from_fn(|i| of(&|q| q.verified[i])),
         mrr: of(&|q| q.mrr),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::train::{Examples, Silent};
+
+    /// Twelve documents, ever farther from the one query.
+    #[test]
+    fn what_is_right_but_not_asked_for_takes_no_place() {
+        let documents = Array2::from_shape_fn((12, 2), |(i, j)| {
+            let angle = i as f32 * 0.1;
+            if j == 0 { angle.cos() } else { angle.sin() }
+        });
+        let pair = |document| Example { query: 0, document };
+        let queries = ndarray::arr2(&[[1.0, 0.0]]);
+        let measured = |known: Vec<Example>| {
+            let examples = Examples {
+                documents: documents.clone(),
+                queries: queries.clone(),
+                train: vec![],
+                valid: vec![],
+                known,
+            };
+            let loaded = Loaded { examples, document_rows: (0..12).collect() };
+            TestSet::new(&loaded, &[pair(11)], &Silent).unwrap().exact(&loaded, &Silent).unwrap()
+        };
+        assert_eq!(measured(Vec::new()).verified, [0.0, 1.0]);
+        let some = measured((0..4).chain([11]).map(pair).collect());
+        assert_eq!((some.verified, some.mrr), ([1.0, 1.0], 1.0 / 8.0));
     }
 }

@@ -22,7 +22,7 @@ pub struct Document {
     pub key: Key,
     /// The encoder's vector: dim values, any norm under cosine.
     pub vector: Vec<f32>,
-    /// Further views of it, vectors like the first: each becomes a row. Only where rows are views of documents.
+    /// Further views of it, vectors like the first: each becomes a row where rows are views of documents.
     pub views: Vec<Vec<f32>>,
     /// One JSON object: its attributes, and all that is returned with a hit.
     pub record: String,

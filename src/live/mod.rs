@@ -22,7 +22,9 @@
 //!   from files includes none: all that the journal still holds applies over it.
 //! - **Going back is possible**: the journal is trimmed when it is asked to be, as far as no version needs it any more.
 //! - **A document is one change, however many views it has**: its rows come and go together, in one step, in the journal, in every
-//!   snapshot and in compaction.
+//!   snapshot and in compaction. A base whose rows are documents follows such changes too, with the first view of each: so a version
+//!   with views can be staged beside one without, and be rolled back from. The journal has all views. They are refused only where no
+//!   base has room for them.
 //! - **Compaction copies codes.** Rows of the base keep codes and dense records as they are, so only the delta is assigned and
 //!   encoded. (Row terms of L2 are requantised where a list's range changes: an error of half a step of that list.)
 //!
@@ -55,7 +57,7 @@ use crate::journal::{Cut, Grouped, Journal, Records};
 use crate::search::Searcher;
 use crate::train::Watch;
 use crate::vfs::Vfs;
-use prepare::{Prepared, prepare};
+use prepare::{Prepared, check_room, prepare};
 
 /// A journal, the bases that follow it, and the snapshot over each that requests see now. Share it between threads.
 pub struct Live {
@@ -105,9 +107,11 @@ impl Live {
     /// Whether a change fits every base: dimension, values, norm, record.
     ///
     /// # Errors
-    /// `Mismatch` and `InvalidParams` naming `vector` or `attributes`; `Io` and `Corrupt` where a base cannot be asked for the key.
+    /// `Mismatch` and `InvalidParams` naming `vector`, `views` or `attributes`; `Io` and `Corrupt` where a base cannot be asked for the key.
     pub fn check(&self, change: &Change) -> Result<()> {
-        self.snapshots().iter().try_for_each(|snapshot| prepare(change, snapshot.base()).map(drop))
+        let snapshots = self.snapshots();
+        check_room(change, snapshots.iter().map(|snapshot| &**snapshot.base()))?;
+        snapshots.iter().try_for_each(|snapshot| prepare(change, snapshot.base()).map(drop))
     }
 
     /// Makes changes durable, then visible over every base, all at once and in order; the number of the last one. Concurrent
@@ -121,7 +125,10 @@ impl Live {
         let for_base = |snapshot: &Arc<Snapshot>| {
             changes.iter().map(|change| prepare(change, snapshot.base())).collect::<Result<Vec<_>>>()
         };
-        let prepared = self.snapshots().iter().map(for_base).collect::<Result<Vec<_>>>()?;
+        let snapshots = self.snapshots();
+        let bases = snapshots.iter().map(|snapshot| &**snapshot.base());
+        changes.iter().try_for_each(|change| check_room(change, bases.clone()))?;
+        let prepared = snapshots.iter().map(for_base).collect::<Result<Vec<_>>>()?;
         let payloads = changes.iter().map(Change::to_payload).collect();
         drop(changes);
         self.log.commit(payloads, prepared, |group| {

@@ -28,6 +28,8 @@ pub(super) struct Prepared {
     pub(super) base_rows: Vec<Row>,
     /// None: the key goes.
     pub(super) entry: Option<Entry>,
+    /// Whether the document has further views, which the base has no room for.
+    pub(super) first_view_only: bool,
 }
 
 /// A document as the delta keeps it.
@@ -72,16 +74,38 @@ pub(super) fn prepare(change: &Change, base: &Searcher) -> Result<Prepared> {
         Change::Upsert(document) => Some(entry(document, base)?),
         Change::Delete(_) => None,
     };
-    Ok(Prepared { key: change.key(), base_rows: base.index().rows(change.key())?, entry })
+    let first_view_only = has_views(change) && base.views().is_none();
+    Ok(Prepared { key: change.key(), base_rows: base.index().rows(change.key())?, entry, first_view_only })
 }
 
-/// The document as the delta of `base` keeps it.
+/// Whether a change gives a document further views.
+fn has_views(change: &Change) -> bool {
+    matches!(change, Change::Upsert(document) if !document.views.is_empty())
+}
+
+/// Refuses further views where none of the bases has room for them.
+///
+/// # Errors
+/// `InvalidParams`.
+pub(super) fn check_room<'b>(change: &Change, mut bases: impl Iterator<Item = &'b Searcher> + Clone) -> Result<()> {
+    if !has_views(change) || bases.clone().any(|base| base.views().is_some()) {
+        return Ok(());
+    }
+    let version = bases.next().map_or("", |base| base.version());
+    let reason = format!(
+        "a document of version {version} has one vector; serve an index that was built with --views (staging it is enough), or leave views out"
+    );
+    Err(Error::params("views", reason))
+}
+
+/// The document as the delta of `base` keeps it: with its first view alone where a row of the base is a document.
 pub(super) fn entry(document: &Document, base: &Searcher) -> Result<Entry> {
-    check_views(document.views.len(), base)?;
+    check_count(document.views.len())?;
     base.index().quantizer().check_dim(document.vector.len())?;
     let attributes = attributes(&document.record, base)?;
     let mut views = vec![view(document.key, &document.vector, base)?];
-    for (number, vector) in (1..).zip(&document.views) {
+    let room = if base.views().is_some() { document.views.len() } else { 0 };
+    for (number, vector) in (1..).zip(&document.views[..room]) {
         let further = view(document.key, vector, base).map_err(|error| match error {
             Error::InvalidParams { name: "vector", reason } => {
                 Error::params("views", format!("view {number}: {reason}"))
@@ -94,17 +118,13 @@ pub(super) fn entry(document: &Document, base: &Searcher) -> Result<Entry> {
     Ok(Entry { views, companion: Companion { key, text, attributes, tag } })
 }
 
-/// Refuses further views where there may be none, and too many.
-fn check_views(count: usize, base: &Searcher) -> Result<()> {
+/// Refuses too many views.
+fn check_count(count: usize) -> Result<()> {
     if count > MAX_VIEWS {
         return Err(Error::params(
             "views",
             format!("{count} are more than {MAX_VIEWS}; send fewer, or several documents"),
         ));
-    }
-    if count > 0 && base.views().is_none() {
-        let reason = "a document of this index has one vector; build the index with --views, or leave views out";
-        return Err(Error::params("views", reason));
     }
     Ok(())
 }

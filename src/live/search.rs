@@ -21,6 +21,15 @@ fn order(a: &Found, b: &Found) -> Ordering {
 }
 
 impl Snapshot {
+    /// The score that a query (as given, dim values) gives the row at a place of the delta, as a search would; None if the place is empty.
+    ///
+    /// # Errors
+    /// As those of a search, but for reading.
+    pub fn delta_score(&self, kernels: &Kernels, query: &[f32], place: usize) -> Result<Option<f32>> {
+        let query = self.base().dense_query(query)?;
+        Ok(self.delta_row(place).map(|row| row.record.score(kernels, self.base().metric(), &query)))
+    }
+
     /// The best `n` documents of the delta for `query` (as given, dim values) as pairs of score and place, best first, ties by
     /// key, into `out`. Every document is scored, and as it will be once it is part of an index; of its views the best counts, and
     /// its place is given.
@@ -79,7 +88,8 @@ fn keep_best(best: &mut Vec<Found>, n: usize, views: bool) {
         best.sort_unstable_by(|a, b| a.key.cmp(&b.key).then(b.score.total_cmp(&a.score)).then(a.place.cmp(&b.place)));
         best.dedup_by_key(|found| found.key);
     }
-    if best.len() > n {
+    // Also where there are as many as that: the worst of them must be the last one, and they stand by key.
+    if best.len() >= n {
         best.select_nth_unstable_by(n - 1, order);
         best.truncate(n);
     }

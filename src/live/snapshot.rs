@@ -21,15 +21,18 @@ const LEAST_EMPTY: usize = 4096;
 pub struct Snapshot {
     base: Arc<Searcher>,
     seq: u64,
-    /// Rows of the base that were replaced or deleted.
+    /// Rows of the base that were replaced or deleted, and how many documents they are.
     dead: Bits,
+    dead_documents: usize,
+    /// Changes that gave a document further views, which the base has no room for.
+    first_views_only: u64,
     delta: Delta,
     /// The place of every key of the delta: that of its first view.
     places: Vec<Arc<HashMap<Key, usize>>>,
 }
 
 /// Where a document is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Place {
     /// At this row of the base: that of its first view.
     Base(Row),
@@ -43,7 +46,8 @@ impl Snapshot {
     /// A base without changes, which includes those up to `seq`.
     pub(super) fn new(base: Arc<Searcher>, seq: u64) -> Snapshot {
         let delta = Delta::new(layout_of(&base));
-        Snapshot { base, seq, dead: Bits::default(), delta, places: vec![Arc::default(); SHARDS] }
+        let (dead, places) = (Bits::default(), vec![Arc::default(); SHARDS]);
+        Snapshot { base, seq, dead, dead_documents: 0, first_views_only: 0, delta, places }
     }
 
     /// The index version beneath.
@@ -74,6 +78,27 @@ impl Snapshot {
     /// Rows that can be found: documents, or views of them.
     pub fn rows(&self) -> u64 {
         self.base.rows() - self.dead.count() as u64 + self.delta.len() as u64
+    }
+
+    /// Documents of the delta.
+    pub fn delta_documents(&self) -> usize {
+        self.places.iter().map(|shard| shard.len()).sum()
+    }
+
+    /// Documents of the base that were replaced or deleted.
+    pub fn dead_documents(&self) -> usize {
+        self.dead_documents
+    }
+
+    /// Documents that can be found.
+    pub fn documents(&self) -> u64 {
+        self.base.documents() - self.dead_documents as u64 + self.delta_documents() as u64
+    }
+
+    /// Changes over the base that gave a document further views, of which the base, where a row is a document, has no room for more than
+    /// the first.
+    pub fn first_views_only(&self) -> u64 {
+        self.first_views_only
     }
 
     /// Whether a row of the base was replaced or deleted.
@@ -147,10 +172,14 @@ impl Snapshot {
 
     /// Makes a change visible that was prepared for this base.
     pub(super) fn apply(&mut self, change: Prepared) {
-        let Prepared { key, base_rows, entry } = change;
+        let Prepared { key, base_rows, entry, first_view_only } = change;
+        let mut died = false;
         for row in base_rows {
-            self.dead.insert(row as usize);
+            died |= self.dead.insert(row as usize);
         }
+        // Rows of a document go together.
+        self.dead_documents += usize::from(died);
+        self.first_views_only += u64::from(first_view_only);
         let new = entry.map(|entry| self.delta.push(entry));
         let map = &mut self.places[shard(key)];
         if new.is_none() && !map.contains_key(&key) {

@@ -1,7 +1,7 @@
 //! A quantizer as a file.
 //!
 //! ```text
-//! META   JSON          metric, dim (d, of centroids), lists (L), code_bits, code_bytes, rotation, heads, router, groups
+//! META   JSON          metric, dim (d, of centroids), lists (L), code_bits, code_bytes, rotation, heads, router, groups, encoder (its id)
 //! CENT   f32 x L d     centroids
 //! GRPS   u32 x (G+1)   first list of each group of lists, then L (only where there are groups)
 //! ROTA   f32 x d d     rotation, row-major (only where there is one)
@@ -16,7 +16,7 @@
 //! ..BI   f32 x hidden         its bias
 //! ..OU   f32 x out hidden     outer layer
 //! ```
-//! META leaves `heads`, `router`, `offsets` and `groups` out where there are none, as files did that were written before there were any.
+//! META leaves `heads`, `router`, `offsets`, `groups` and `encoder` out where there are none, as files did that were written before there were any.
 
 use ndarray::Array2;
 use serde::{Deserialize, Serialize};
@@ -55,6 +55,8 @@ struct Meta {
     offsets: bool,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     groups: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    encoder: Option<String>,
 }
 
 /// The heads that are there.
@@ -193,6 +195,7 @@ impl Quantizer {
             router: self.router.is_some(),
             offsets: !self.product.offsets().is_empty(),
             groups: !self.coarse.group_starts().is_empty(),
+            encoder: self.encoder.clone(),
         }
     }
 
@@ -230,6 +233,9 @@ impl Quantizer {
             quantizer = quantizer.with_router(router).map_err(damaged("ROUT"))?;
         }
         let heads = meta.heads.read(&file, path)?;
+        if let Some(id) = &meta.encoder {
+            quantizer = quantizer.with_encoder(id);
+        }
         quantizer.with_heads(heads).map_err(damaged("META"))
     }
 
@@ -249,7 +255,8 @@ impl Quantizer {
             hash(router.as_slice().expect("C order"));
         }
         let groups = self.coarse.group_starts();
-        if !self.heads.is_empty() || self.router.is_some() || !self.product.offsets().is_empty() || !groups.is_empty() {
+        let plain = self.heads.is_empty() && self.router.is_none() && self.product.offsets().is_empty();
+        if !plain || !groups.is_empty() || self.encoder.is_some() {
             // What is there, and in which shape: the values alone do not tell.
             hasher.update(&serde_json::to_vec(&self.meta()).expect("plain values"));
         }
@@ -311,9 +318,10 @@ mod tests {
     #[test]
     fn heads_and_router_read_back_the_same() {
         let (vfs, path) = (MemoryVfs::default(), Path::new("/q.bg"));
-        let quantizer = learned(1);
+        let quantizer = learned(1).with_encoder("0123abcd");
         quantizer.write(&vfs, path, [7; 16]).unwrap();
         let read = Quantizer::read(&vfs, path, None).unwrap();
+        assert_eq!((read.encoder(), learned(1).encoder()), (Some("0123abcd"), None));
         assert_eq!((read.dim(), read.code_dim(), read.dense_dim()), (30, 24, 10));
         assert_eq!((read.heads(), read.router()), (quantizer.heads(), quantizer.router()));
         assert_eq!(read.coarse().group_starts(), [0, 4, 9]);
@@ -330,6 +338,7 @@ mod tests {
             assert!(quantizer.memory_bytes() <= whole.memory_bytes());
             seen.push(quantizer.fingerprint());
         };
+        changed(&|q| q.encoder = Some("0123abcd".into()));
         changed(&|q| q.router = None);
         changed(&|q| q.coarse = crate::quantizer::Coarse::new(q.coarse.centroids().to_owned(), q.metric));
         changed(&|q| q.coarse = q.coarse.clone().with_groups(vec![0, 5, 9]).unwrap());

@@ -57,6 +57,7 @@ pub struct Quantizer {
     product: Product,
     heads: Heads,
     router: Option<Router>,
+    encoder: Option<String>,
 }
 
 /// The codes of a block of documents.
@@ -86,7 +87,7 @@ impl Quantizer {
     /// Puts the trained parts together; `centroids` are L x d, `rotation` d x d. No heads, no router.
     pub fn new(metric: Metric, centroids: Array2<f32>, rotation: Option<Array2<f32>>, product: Product) -> Quantizer {
         let coarse = Coarse::new(centroids, metric);
-        Quantizer { metric, coarse, rotation, product, heads: Heads::default(), router: None }
+        Quantizer { metric, coarse, rotation, product, heads: Heads::default(), router: None, encoder: None }
     }
 
     /// The same with groups of neighbouring lists ([`Coarse::with_groups`]); none where `starts` is empty.
@@ -98,6 +99,16 @@ impl Quantizer {
             return Ok(self);
         }
         Ok(Quantizer { coarse: self.coarse.with_groups(starts)?, ..self })
+    }
+
+    /// The same for the vectors of one text encoder alone, by its id.
+    pub fn with_encoder(self, id: &str) -> Quantizer {
+        Quantizer { encoder: Some(id.to_string()), ..self }
+    }
+
+    /// The id of the text encoder for whose vectors it was trained, where that is known.
+    pub fn encoder(&self) -> Option<&str> {
+        self.encoder.as_deref()
     }
 
     /// Dimension of the vectors that callers have: queries as they are sent, documents as they are indexed.

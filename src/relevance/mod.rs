@@ -15,16 +15,16 @@
 //! |---|---|
 //! | the model, its file, re-scoring | [`RelevanceModel`], [`Ranker`] |
 //! | both trainings | [`pretrain`], [`train_relevance`] |
-//! | accuracy, F1, rank correlation | [`Quality`] |
+//! | accuracy, average precision, rank correlation; which of them a task is judged by | [`Quality`], [`Measure`] |
 
 mod measure;
 mod model;
 mod network;
 mod train;
 
-pub use measure::{Quality, spearman};
+pub use measure::{Measure, Quality, average_precision, spearman};
 pub use model::{Ranker, RelevanceModel};
-pub use train::{RelevanceEpoch, RelevanceTraining, pretrain, train_relevance};
+pub use train::{RelevanceTraining, pretrain, train_relevance};
 
 use ndarray::{Array2, ArrayView2};
 use serde::{Deserialize, Serialize};
@@ -69,6 +69,34 @@ impl Target {
     }
 }
 
+/// What a task asks, and how it is judged.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Kind {
+    /// What its labels are.
+    pub target: Target,
+    /// The figure that counts, chosen by the training labels.
+    pub measure: Measure,
+    /// Whether all its rows were pairs; others teach nothing about a query and a document.
+    pub pairs: bool,
+}
+
+impl Kind {
+    fn check(&self) -> Result<()> {
+        self.target.check()?;
+        let fits = match (&self.target, self.measure) {
+            (Target::Value { .. }, measure) => measure == Measure::RankCorrelation,
+            (Target::Classes(_), Measure::Accuracy) => true,
+            (Target::Classes(classes), Measure::AveragePrecision { class }) => classes.len() == 2 && class < 2,
+            (Target::Classes(_), Measure::RankCorrelation) => false,
+        };
+        if fits {
+            return Ok(());
+        }
+        Err(Error::params("measure", format!("{:?} does not fit {:?}", self.measure, self.target)))
+    }
+}
+
 /// Two texts, or one, and what is said of them. Texts are rows of a matrix of vectors.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Row {
@@ -94,6 +122,14 @@ pub struct RelevanceTask {
 }
 
 impl RelevanceTask {
+    /// What it asks, and how it is judged.
+    pub fn kind(&self) -> Kind {
+        let labels: Vec<f32> = self.train.iter().map(|row| row.label).collect();
+        let measure = Measure::of(&self.target, &labels);
+        let pairs = self.train.iter().chain(&self.valid).all(|row| row.b.is_some());
+        Kind { target: self.target.clone(), measure, pairs }
+    }
+
     /// # Errors
     /// `InvalidParams` naming the task: no rows, a text that is not there, a label that is no class or not finite.
     fn check(&self, texts: usize) -> Result<()> {

@@ -72,6 +72,14 @@ impl Network {
         all
     }
 
+    /// How fast each part learns: `own` is the rate of what adapters keep for a task alone. Decay leaves biases as they are.
+    pub(super) fn set_rates(&mut self, rate: f32, own: f32, decay: f32) {
+        for Layer { weight, bias } in self.trunk.iter_mut().chain(&mut self.outputs) {
+            (weight.rate, weight.decay, bias.rate) = (rate, decay, rate);
+        }
+        self.adapters.iter_mut().for_each(|adapter| adapter.set_rates(rate, own, decay));
+    }
+
     /// Maps features (rows sorted by task).
     pub(super) fn forward(&self, x: Array2<f32>, rows: &TaskRows) -> Passes {
         let (mut inputs, mut adapted) = (vec![x], Vec::new());

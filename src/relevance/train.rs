@@ -6,12 +6,16 @@ use serde::{Deserialize, Serialize};
 use super::model::RelevanceModel;
 use super::network::{Layer, Network};
 use super::{RelevanceTask, Row, Target, features};
-use crate::adapters::{Adapter, AdapterShape, TaskNames, TaskRows};
+use crate::adapters::course::{Course, Pace, follow, shares};
+use crate::adapters::{Adapter, AdapterShape, Epoch, TaskNames, TaskRows};
 use crate::error::{Error, Result};
 use crate::sample::Rng;
 use crate::train::Watch;
 use crate::train::loss::info_nce;
-use crate::train::optimiser::{Schedule, check_divergence};
+use crate::train::optimiser::Parameter;
+
+/// Guessing costs a task a loss of 1 or less, as among this many: the losses of classes are divided by the logarithm of their number.
+const GUESSED: usize = 3;
 
 /// How the model is trained.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -27,7 +31,9 @@ pub struct RelevanceTraining {
     pub balance: f32,
     /// Highest learning rate.
     pub rate: f32,
-    /// Weight decay.
+    /// The rate of what adapters keep for a task alone (`Lambda`, `w`), as a share of `rate`.
+    pub own_rate: f32,
+    /// Weight decay: towards the identity where that is the start, else towards 0; biases and `w` have none.
     pub decay: f32,
     /// Share of the steps in which the learning rate grows.
     pub warmup: f32,
@@ -48,6 +54,7 @@ impl Default for RelevanceTraining {
             batch: 256,
             balance: 0.5,
             rate: 2e-3,
+            own_rate: 1.0,
             decay: 0.0,
             warmup: 0.1,
             clip: 1.0,
@@ -76,30 +83,14 @@ impl RelevanceTraining {
                 return Err(Error::params(name, format!("{value}; it must be above 0")));
             }
         }
-        for (name, value) in [("balance", self.balance), ("warmup", self.warmup), ("decay", self.decay)] {
+        let shares =
+            [("balance", self.balance), ("warmup", self.warmup), ("decay", self.decay), ("own_rate", self.own_rate)];
+        for (name, value) in shares {
             if !(0.0..=1.0).contains(&value) {
                 return Err(Error::params(name, format!("{value}; give 0 to 1")));
             }
         }
         Ok(())
-    }
-}
-
-/// What an epoch came to.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct RelevanceEpoch {
-    /// From 1; 0 is before training.
-    pub epoch: usize,
-    /// Mean loss.
-    pub loss: f32,
-    /// [`super::Quality::score`] of each task's validation rows.
-    pub scores: Vec<f32>,
-}
-
-impl RelevanceEpoch {
-    /// Mean over the tasks.
-    pub fn mean(&self) -> f32 {
-        self.scores.iter().sum::<f32>() / self.scores.len().max(1) as f32
     }
 }
 
@@ -113,7 +104,7 @@ pub fn pretrain(
     tasks: &[RelevanceTask],
     settings: &RelevanceTraining,
     watch: &dyn Watch,
-) -> Result<(RelevanceModel, Vec<RelevanceEpoch>)> {
+) -> Result<(RelevanceModel, Vec<Epoch>)> {
     settings.check()?;
     tasks.iter().try_for_each(|task| task.check(vectors.nrows()))?;
     let asked = questions(tasks, settings.seed);
@@ -142,7 +133,7 @@ pub fn train_relevance(
     shape: Option<AdapterShape>,
     settings: &RelevanceTraining,
     watch: &dyn Watch,
-) -> Result<(RelevanceModel, Vec<RelevanceEpoch>)> {
+) -> Result<(RelevanceModel, Vec<Epoch>)> {
     settings.check()?;
     tasks.iter().try_for_each(|task| task.check(vectors.nrows()))?;
     if vectors.ncols() != start.dim() {
@@ -205,7 +196,7 @@ fn fit(
     trains_trunk: bool,
     settings: &RelevanceTraining,
     watch: &dyn Watch,
-) -> Result<(RelevanceModel, Vec<RelevanceEpoch>)> {
+) -> Result<(RelevanceModel, Vec<Epoch>)> {
     let width = trunk.last().map_or(0, |layer| layer.weight.value.nrows());
     // Outputs start at 0: no class is preferred, and no gradient of a guess disturbs what lies below.
     let output = |task: &RelevanceTask| {
@@ -215,8 +206,8 @@ fn fit(
     let outputs = tasks.iter().map(output).collect();
     let network = Network { trunk, adapters, outputs, trains_trunk };
     let names = TaskNames::new(tasks.iter().map(|task| task.name.clone()).collect())?;
-    let targets = tasks.iter().map(|task| task.target.clone()).collect();
-    let mut model = RelevanceModel { tasks: names, targets, network };
+    let kinds = tasks.iter().map(RelevanceTask::kind).collect();
+    let mut model = RelevanceModel { tasks: names, kinds, network, encoder: None };
     if trains_trunk {
         // An output of 0 would hand the trunk no gradient; that is wanted of adapters, which start from 0 themselves.
         let mut rng = Rng::stream(settings.seed, 0x007);
@@ -224,96 +215,85 @@ fn fit(
             layer.weight.value.mapv_inplace(|_| rng.normal() * 0.01);
         }
     }
-    for parameter in model.network.parameters() {
-        (parameter.rate, parameter.decay) = (settings.rate, settings.decay);
-    }
-    let steps = epoch_rows(tasks, settings, 0).len().div_ceil(settings.batch);
-    let total = (steps * settings.epochs) as u64;
-    let warmup = ((total as f32 * settings.warmup) as u64).max(1);
-    let schedule = Schedule { warmup, total, clip: settings.clip };
-    watch.begin(if trains_trunk { "train trunk" } else { "train tasks" }, total);
-    let (mut best, mut best_at) = (model.clone(), 0);
-    let mut curve = vec![RelevanceEpoch { epoch: 0, loss: 0.0, scores: judge(&model, vectors, tasks)? }];
-    let mut step = 0;
-    for epoch in 1..=settings.epochs {
-        let mut sum = 0f64;
-        for rows in epoch_rows(tasks, settings, epoch as u64).chunks(settings.batch) {
-            watch.check()?;
-            let (loss, classes) = learn(&mut model, vectors, tasks, rows);
-            let norm = schedule.step(step, &mut model.network.parameters());
-            check_divergence(step, loss, norm, classes)?;
-            (sum, step) = (sum + f64::from(loss), step + 1);
-            watch.advance(1);
+    let &RelevanceTraining { epochs, batch, warmup, clip, patience, rate, own_rate, decay, .. } = settings;
+    model.network.set_rates(rate, rate * own_rate, decay);
+    let pace = Pace { epochs, batch, warmup, clip, patience };
+    let what = if trains_trunk { "train trunk" } else { "train tasks" };
+    follow(&Labels { vectors, tasks, settings }, model, pace, what, watch)
+}
+
+/// What a network is trained on.
+struct Labels<'a> {
+    vectors: ArrayView2<'a, f32>,
+    tasks: &'a [RelevanceTask],
+    settings: &'a RelevanceTraining,
+}
+
+impl Course for Labels<'_> {
+    type Model = RelevanceModel;
+    /// A task, and one of its training rows.
+    type Draw = (usize, usize);
+
+    /// Rows in random order: as many as there are training rows, shared among the tasks.
+    fn draws(&self, epoch: u64) -> Vec<(usize, usize)> {
+        let mut rng = Rng::stream(self.settings.seed ^ 0xe90c, epoch);
+        let sizes: Vec<usize> = self.tasks.iter().map(|task| task.train.len()).collect();
+        let mut drawn = Vec::new();
+        for (task, share) in shares(&sizes, self.settings.balance).into_iter().enumerate() {
+            let mut order: Vec<usize> = (0..sizes[task]).collect();
+            rng.shuffle(&mut order);
+            drawn.extend(order.iter().cycle().take(share).map(|&row| (task, row)));
         }
-        let (loss, scores) = ((sum / steps as f64) as f32, judge(&model, vectors, tasks)?);
-        curve.push(RelevanceEpoch { epoch, loss, scores });
-        let now = curve[epoch].mean();
-        watch.note(&format!("epoch {epoch}: loss {loss:.3}, validation score {:.2} %", 100.0 * now));
-        if now > curve[best_at].mean() {
-            (best, best_at) = (model.clone(), epoch);
-        } else if epoch - best_at >= settings.patience {
-            break;
+        rng.shuffle(&mut drawn);
+        drawn
+    }
+
+    fn learn(&self, model: &mut RelevanceModel, drawn: &[(usize, usize)], _: u64) -> (f32, usize) {
+        let mut drawn = drawn.to_vec();
+        drawn.sort_by_key(|(task, _)| *task);
+        let numbers: Vec<usize> = drawn.iter().map(|(task, _)| *task).collect();
+        let (groups, _) = TaskRows::sort(&numbers, self.tasks.len()).expect("tasks are numbered here");
+        let rows: Vec<Row> = drawn.iter().map(|&(task, row)| self.tasks[task].train[row]).collect();
+        let x = features(self.vectors, rows.iter().map(|row| (row.a, row.b)));
+        let passes = model.network.forward(x, &groups);
+        let mut loss = 0.0;
+        let mut gradients = Vec::new();
+        for ((task, outputs), (_, range)) in passes.outputs.iter().zip(groups.present()) {
+            let labels: Vec<f32> = rows[range].iter().map(|row| row.label).collect();
+            let share = labels.len() as f32 / rows.len() as f32;
+            let mut g = outputs.clone();
+            loss += share * task_loss(&self.tasks[*task].target, &labels, &mut g);
+            g *= share;
+            gradients.push(g);
         }
+        model.network.backward(&groups, &passes, &gradients);
+        (loss, GUESSED)
     }
-    Ok((best, curve))
-}
 
-fn judge(model: &RelevanceModel, vectors: ArrayView2<'_, f32>, tasks: &[RelevanceTask]) -> Result<Vec<f32>> {
-    tasks.iter().map(|task| Ok(model.ranker(&task.name)?.quality(vectors, &task.valid)?.score)).collect()
-}
-
-/// Task and row of each draw of an epoch, in random order: as many as there are training rows, shared among the tasks.
-fn epoch_rows(tasks: &[RelevanceTask], settings: &RelevanceTraining, epoch: u64) -> Vec<(usize, usize)> {
-    let mut rng = Rng::stream(settings.seed ^ 0xe90c, epoch);
-    let total: usize = tasks.iter().map(|task| task.train.len()).sum();
-    let weight = |task: &RelevanceTask| (task.train.len() as f64).powf(settings.balance.into());
-    let all: f64 = tasks.iter().map(weight).sum();
-    let mut drawn = Vec::new();
-    for (number, task) in tasks.iter().enumerate() {
-        let share = ((total as f64 * weight(task) / all).round() as usize).max(1);
-        let mut order: Vec<usize> = (0..task.train.len()).collect();
-        rng.shuffle(&mut order);
-        drawn.extend(order.iter().cycle().take(share).map(|&row| (number, row)));
+    fn parameters<'m>(&self, model: &'m mut RelevanceModel) -> Vec<&'m mut Parameter> {
+        model.network.parameters()
     }
-    rng.shuffle(&mut drawn);
-    drawn
-}
 
-/// Adds the gradients of a batch. Returns its loss, and the largest number of outputs of its tasks, for what guessing costs.
-fn learn(
-    model: &mut RelevanceModel,
-    vectors: ArrayView2<'_, f32>,
-    tasks: &[RelevanceTask],
-    drawn: &[(usize, usize)],
-) -> (f32, usize) {
-    let mut drawn = drawn.to_vec();
-    drawn.sort_by_key(|(task, _)| *task);
-    let numbers: Vec<usize> = drawn.iter().map(|(task, _)| *task).collect();
-    let (groups, _) = TaskRows::sort(&numbers, tasks.len()).expect("tasks are numbered here");
-    let rows: Vec<Row> = drawn.iter().map(|&(task, row)| tasks[task].train[row]).collect();
-    let x = features(vectors, rows.iter().map(|row| (row.a, row.b)));
-    let passes = model.network.forward(x, &groups);
-    let (mut loss, mut classes) = (0.0, 2);
-    let mut gradients = Vec::new();
-    for ((task, outputs), (_, range)) in passes.outputs.iter().zip(groups.present()) {
-        let labels: Vec<f32> = rows[range].iter().map(|row| row.label).collect();
-        let share = labels.len() as f32 / rows.len() as f32;
-        let mut g = outputs.clone();
-        loss += share * task_loss(&tasks[*task].target, &labels, &mut g);
-        g *= share;
-        gradients.push(g);
-        classes = classes.max(outputs.ncols());
+    fn judged(&self) -> Vec<usize> {
+        self.tasks.iter().map(|task| task.valid.len()).collect()
     }
-    model.network.backward(&groups, &passes, &gradients);
-    (loss, classes)
+
+    fn judge(&self, model: &RelevanceModel) -> Result<Vec<f32>> {
+        let score = |task: &RelevanceTask| Ok(model.ranker(&task.name)?.quality(self.vectors, &task.valid)?.score);
+        self.tasks.iter().map(score).collect()
+    }
 }
 
-/// Mean loss of a task's outputs, which become its gradient: cross-entropy, or half the squared error in deviations.
+/// Mean loss of a task's outputs, which become its gradient: cross-entropy as a share of what guessing costs, so that tasks of many
+/// classes do not drown those of two; or half the squared error in deviations.
 fn task_loss(target: &Target, labels: &[f32], outputs: &mut Array2<f32>) -> f32 {
     match target {
-        Target::Classes(_) => {
+        Target::Classes(names) => {
             let classes: Vec<usize> = labels.iter().map(|&label| label as usize).collect();
-            info_nce(outputs, &classes)
+            let guessing = (names.len() as f32).ln();
+            let loss = info_nce(outputs, &classes) / guessing;
+            *outputs /= guessing;
+            loss
         }
         Target::Value { mean, deviation } => {
             let count = labels.len() as f32;
@@ -389,13 +369,25 @@ mod tests {
                 assert_eq!(layer.weight.value, before.weight.value);
                 assert_eq!(layer.bias.value, before.bias.value);
             }
-            curve.iter().map(RelevanceEpoch::mean).fold(0.0, f32::max)
+            curve.iter().map(|epoch| epoch.mean).fold(0.0, f32::max)
         };
         let none = best(None);
         for method in Method::ALL {
             let shape = AdapterShape { method, rank: 4, alpha: 8.0, ups: 2, temperature: 0.5 };
             let adapted = best(Some(shape));
             assert!(adapted > none + 0.02 && adapted > 0.85, "{method}: {adapted}, outputs alone {none}");
+        }
+    }
+
+    #[test]
+    fn guessing_costs_every_task_of_classes_the_same() {
+        for classes in [2, 3, 150] {
+            let target = Target::Classes((0..classes).map(|class| class.to_string()).collect());
+            let mut outputs = Array2::zeros((4, classes));
+            let loss = task_loss(&target, &[0., 1., 0., 1.], &mut outputs);
+            assert!((loss - 1.0).abs() < 1e-5, "{classes} classes: {loss}");
+            let (count, guessing) = (classes as f32, (classes as f32).ln());
+            assert!((outputs[[0, 0]] - (1.0 / count - 1.0) / 4.0 / guessing).abs() < 1e-6, "{classes} classes");
         }
     }
 

@@ -37,6 +37,7 @@ use std::collections::HashSet;
 use std::time::Instant;
 
 use super::params::{Asked, Scoring, Work};
+use super::views::Wanted;
 use super::{Hit, Scratch, SearchParams, SearchStats, Searcher, elapsed_ns};
 use crate::codes::ListScan;
 use crate::error::{Error, Result};
@@ -110,10 +111,10 @@ impl Searcher {
             return Err(Error::mismatch("length of the queries", format!("a multiple of {dim}"), queries.len()));
         }
         params.check()?;
-        let params = &*self.resolved(params);
         if params.exact || params.deadline.is_some() || params.recall_target > 0.0 {
             return self.search_each(queries, params);
         }
+        let params = &*self.resolved(params);
         let at_once = (PROBES_AT_ONCE / self.nprobe(params).max(1)).clamp(LEAST_AT_ONCE, MOST_AT_ONCE);
         let mut answers = Vec::with_capacity(queries.len() / dim);
         for queries in queries.chunks(at_once * dim) {
@@ -199,7 +200,7 @@ impl Searcher {
             self.rank(params.k, hits, stats);
             if self.views().is_some() && hits.len() < params.k {
                 let mut scratch = Scratch { asked: asked.clone(), ..Scratch::default() };
-                self.fill(params.k, params, None, &mut scratch, hits, stats)?;
+                self.fill(params.k, Wanted { params, selection: None }, &mut scratch, hits, stats)?;
             }
         }
         Ok(answers)

@@ -40,7 +40,7 @@ mod params;
 mod select;
 mod views;
 
-pub use params::{Hit, Scratch, SearchParams, SearchStats};
+pub use params::{Further, Hit, Round, Scratch, SearchParams, SearchStats};
 pub use select::{Bonus, Selection};
 pub(crate) use views::first_of_each;
 
@@ -57,6 +57,7 @@ use crate::simd::Kernels;
 use crate::topk::{Reservoir, order_key, split_key};
 use crate::types::{Key, Metric, Row};
 use params::{Asked, Scoring, Work};
+use views::Wanted;
 
 pub use crate::index::OpenOptions;
 
@@ -177,7 +178,7 @@ impl Searcher {
         }
         self.rank(params.k, hits, &mut stats);
         if !params.exact {
-            self.fill(params.k, params, None, scratch, hits, &mut stats)?;
+            self.fill(params.k, Wanted { params, selection: None }, scratch, hits, &mut stats)?;
         }
         Ok(stats)
     }
@@ -432,15 +433,23 @@ impl Searcher {
             stats.add_fetch(&read);
             first = end;
         }
-        // The best rows are read again for their keys: k reads, instead of keys held for every row.
+        // The best rows are read again for their keys, instead of keys held for every row: k reads, more where rows are views.
         let Work { dense_query, rows, fetch, .. } = work;
         rows.clear();
         rows.extend(best.by_id().iter().map(|&key| split_key(key).1));
-        self.index.dense().for_each_once(rows, fetch, &mut |i, record| {
-            let score = record.score(self.kernels, metric, dense_query);
-            hits.push(Hit { key: record.key(), score, row: rows[i] });
-        })?;
-        stats.candidates = rows.len() as u32;
+        let mut done = 0;
+        for some in rows.chunks(VECTORS_PER_LOOK) {
+            if done > 0 && params.is_late() {
+                stats.fraction *= done as f32 / rows.len() as f32;
+                break;
+            }
+            self.index.dense().for_each_once(some, fetch, &mut |i, record| {
+                let score = record.score(self.kernels, metric, dense_query);
+                hits.push(Hit { key: record.key(), score, row: some[i] });
+            })?;
+            done += some.len();
+        }
+        stats.candidates = done as u32;
         stats.fetch_ns = elapsed_ns(start);
         Ok(())
     }

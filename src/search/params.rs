@@ -40,6 +40,25 @@ pub struct SearchParams {
     pub sparse_weight: f32,
     /// When to stop and return what was found.
     pub deadline: Option<Instant>,
+    /// Where rows are views of documents: how far a search goes on that has found fewer than `k` of them.
+    pub further: Further,
+}
+
+/// Bounds of the rounds after the first one, where rows are views of documents and the list is short of them. No round does less than
+/// the one before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Further {
+    /// Rows that are verified at most.
+    pub candidates: usize,
+    /// Lists that are scanned at most.
+    pub lists: usize,
+}
+
+impl Further {
+    /// As far as it takes, to the last row.
+    pub const TO_THE_END: Further = Further { candidates: usize::MAX, lists: usize::MAX };
+    /// There is one round, and a list that it leaves short stays short.
+    pub const NOT: Further = Further { candidates: 0, lists: 0 };
 }
 
 impl Default for SearchParams {
@@ -53,6 +72,7 @@ impl Default for SearchParams {
             geometric: false,
             sparse_weight: 0.0,
             deadline: None,
+            further: Further::TO_THE_END,
         }
     }
 }
@@ -146,10 +166,33 @@ pub struct SearchStats {
     pub rank_ns: u64,
     /// Share of the planned work that was done before the deadline; 1.0 is all of it.
     pub fraction: f32,
+    /// Lists of the last round, where a search took several; the other figures are those of all rounds together.
+    #[serde(skip)]
+    pub last_lists: Option<u32>,
+    /// Candidates of the last round, where a search took several.
+    #[serde(skip)]
+    pub last_candidates: Option<u32>,
+}
+
+/// One round of a search.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Round {
+    /// Lists scanned.
+    pub lists: u32,
+    /// Rows chosen for verification.
+    pub candidates: u32,
 }
 
 impl SearchStats {
-    /// Adds what another search did to this; the share of the planned work is that of the one that did less.
+    /// What the last round did: how far the search went in the end, whatever it took to get there.
+    pub fn last_round(&self) -> Round {
+        Round {
+            lists: self.last_lists.unwrap_or(self.lists_probed),
+            candidates: self.last_candidates.unwrap_or(self.candidates),
+        }
+    }
+
+    /// Adds what another search did to this; the share of the planned work is that of the one that did less, the last round stays.
     pub(crate) fn add(&mut self, other: &SearchStats) {
         self.lists_probed += other.lists_probed;
         self.rows_scanned += other.rows_scanned;

@@ -17,6 +17,7 @@
 //!    `alpha / r * (relevance + r / alpha * ln value)`: a row term of one byte a row, which the kernels add anyhow ([`Bonus`]).
 
 use super::params::{Asked, Scoring, Work};
+use super::views::Wanted;
 use super::{Hit, LISTS_PER_LOOK, Scratch, SearchParams, SearchStats, Searcher, elapsed_ns, order_key};
 use crate::attributes::Predicate;
 use crate::codes::List;
@@ -151,7 +152,7 @@ impl Searcher {
         }
         self.rank(params.k, hits, &mut stats);
         if !all_seen {
-            self.fill(wanted, params, Some(selection), scratch, hits, &mut stats)?;
+            self.fill(wanted, Wanted { params, selection: Some(selection) }, scratch, hits, &mut stats)?;
         }
         Ok(stats)
     }
@@ -268,7 +269,13 @@ impl Searcher {
         let expected = (nprobe as f32 * further / share * SPARE_LISTS).ceil() as usize;
         for most in [expected.min(lists), lists] {
             self.probe(&SearchParams { nprobe: most, ..params.clone() }, asked, work, stats)?;
-            if self.scan_probes(&search, asked, scoring, work, stats) || most == lists {
+            let before = stats.lists_probed;
+            let enough = self.scan_probes(&search, asked, scoring, work, stats);
+            if before > 0 {
+                // Lists of a pass that was not enough were scanned again.
+                stats.last_lists = Some(stats.lists_probed - before);
+            }
+            if enough || most == lists {
                 break;
             }
         }

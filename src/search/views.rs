@@ -10,7 +10,8 @@
 //! 1. **More is verified from the start**: where a query does not say how many candidates it wants, it gets the default times the
 //!    mean number of views.
 //! 2. **Searches that leave the list short are repeated, wider** ([`Searcher::fill`]), until `k` different parents were verified or
-//!    no row is left. First the candidates grow (while more were scanned than verified), then the lists.
+//!    no row is left. First the candidates grow (while more were scanned than verified), then the lists, both as far as
+//!    [`SearchParams::further`] lets them.
 //! 3. **Bounds are those of parents.** A document has [`Views::most`] views at most, so that `(k - 1) * most + 1` rows hold `k`
 //!    documents for certain: exact search keeps as many, and the int8 tier leaves out only what as many rows beat.
 //!
@@ -22,13 +23,20 @@
 
 use std::borrow::Cow;
 
-use super::params::{Hit, Scratch, SearchParams, SearchStats};
+use super::params::{Hit, Round, Scratch, SearchParams, SearchStats};
 use super::{Searcher, Selection};
 use crate::error::Result;
 use crate::index::Views;
 
 /// How many times the candidates, or lists, of the last round a wider one takes, at least.
 const WIDER: usize = 2;
+
+/// What is searched for, whichever round it is.
+#[derive(Clone, Copy)]
+pub(super) struct Wanted<'a> {
+    pub(super) params: &'a SearchParams,
+    pub(super) selection: Option<&'a Selection<'a>>,
+}
 
 impl Searcher {
     /// The documents, where rows are views of them.
@@ -71,60 +79,82 @@ impl Searcher {
         }
     }
 
-    /// Makes hits short of `wanted` different documents as many as there are, by wider searches than that of `params`, which was
-    /// done: its query is in `scratch`, its answer in `hits` and `stats`.
+    /// Makes hits short of `wanted` different documents as many as there are, by wider searches than that of `asked`, which was
+    /// done: its query is in `scratch`, its answer in `hits` and `stats`. A round that the deadline cuts short adds what it found, and is
+    /// the last one.
     ///
     /// # Errors
     /// As those of a search.
     pub(super) fn fill(
         &self,
         wanted: usize,
-        params: &SearchParams,
-        selection: Option<&Selection<'_>>,
+        asked: Wanted<'_>,
         scratch: &mut Scratch,
         hits: &mut Vec<Hit>,
         stats: &mut SearchStats,
     ) -> Result<()> {
         let Some(views) = self.views() else { return Ok(()) };
         let wanted = wanted.min(views.parents as usize);
-        let (rows, lists) = (self.rows() as usize, self.index.manifest().lists);
-        let mut verified = stats.candidates as usize;
+        let mut done = stats.last_round();
         let mut params = SearchParams {
-            nprobe: (stats.lists_probed as usize).clamp(1, lists),
-            candidates: params.candidates_or_default().max(verified),
-            ..params.clone()
+            nprobe: (done.lists as usize).clamp(1, self.index.manifest().lists),
+            candidates: asked.params.candidates_or_default().max(done.candidates as usize),
+            ..asked.params.clone()
         };
+        let mut found = Vec::new();
         while hits.len() < wanted {
+            let share = hits.len() as f32 / wanted as f32;
             if stats.fraction < 1.0 || params.is_late() {
-                stats.fraction = stats.fraction.min(hits.len() as f32 / wanted as f32);
+                stats.fraction = stats.fraction.min(share);
                 break;
             }
-            if verified >= params.candidates && params.candidates < rows {
-                let needed = params.candidates.saturating_mul(wanted).div_ceil(hits.len().max(1));
-                params.candidates = needed.max(params.candidates.saturating_mul(WIDER)).min(rows);
-            } else if params.nprobe < lists {
-                params.nprobe = params.nprobe.saturating_mul(WIDER).min(lists);
-            } else {
+            if !self.widen(&mut params, done, wanted, hits.len()) {
                 break;
             }
-            hits.clear();
+            found.clear();
             let mut round = SearchStats { fraction: 1.0, ..SearchStats::default() };
-            self.round(&params, selection, scratch, hits, &mut round)?;
-            verified = round.candidates as usize;
-            stats.add(&round);
+            self.round(Wanted { params: &params, ..asked }, scratch, &mut found, &mut round)?;
+            done = round.last_round();
+            (stats.last_lists, stats.last_candidates) = (Some(done.lists), Some(done.candidates));
+            let cut = round.fraction < 1.0;
+            stats.add(&SearchStats { fraction: 1.0, ..round });
+            if cut {
+                hits.append(&mut found);
+                self.rank(params.k, hits, stats);
+                stats.fraction = share;
+                break;
+            }
+            std::mem::swap(hits, &mut found);
         }
         Ok(())
+    }
+
+    /// Makes `params` those of a wider round than the last one (`done`), which left `found` of `wanted` documents; whether there is one.
+    /// Candidates grow while there were more of them than were verified, then the lists.
+    fn widen(&self, params: &mut SearchParams, done: Round, wanted: usize, found: usize) -> bool {
+        let most = params.further.candidates.min(self.rows() as usize);
+        let lists = params.further.lists.min(self.index.manifest().lists);
+        if done.candidates as usize >= params.candidates && params.candidates < most {
+            let needed = params.candidates.saturating_mul(wanted).div_ceil(found.max(1));
+            params.candidates = needed.max(params.candidates.saturating_mul(WIDER)).min(most);
+            return true;
+        }
+        let more = params.nprobe < lists;
+        if more {
+            params.nprobe = params.nprobe.saturating_mul(WIDER).min(lists);
+        }
+        more
     }
 
     /// One search of a query that is prepared, with fixed numbers of lists and candidates.
     fn round(
         &self,
-        params: &SearchParams,
-        selection: Option<&Selection<'_>>,
+        asked: Wanted<'_>,
         scratch: &mut Scratch,
         hits: &mut Vec<Hit>,
         stats: &mut SearchStats,
     ) -> Result<()> {
+        let Wanted { params, selection } = asked;
         match selection {
             Some(selection) => self.scan_selected(None, params, selection, scratch, stats)?,
             None => {

@@ -10,6 +10,8 @@
 //! - *TLS*, where the settings name a certificate ([`super::tls`]): the handshake has a time limit of its own and is done by
 //!   the connection's task, so that a slow one holds up nobody.
 //!
+//! - *Refusals have a rate* ([`super::pace`]): a connection whose refusal is beyond it is not read from for a while.
+//!
 //! Deliberately absent: HTTP/2 (it multiplies what one connection can ask for; put a proxy in front).
 
 use std::future::Future;
@@ -18,7 +20,10 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
+use hyper::Request;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
+use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
@@ -27,6 +32,7 @@ use tokio::task::JoinSet;
 use tokio::time::{interval, sleep, timeout};
 use tokio_rustls::server::TlsStream;
 
+use super::pace::{Pace, Paced};
 use super::routes::router;
 use super::service::Service;
 
@@ -73,14 +79,20 @@ pub async fn serve(listener: TcpListener, shutdown: impl Future<Output = ()>, se
                     let (service, watcher) = (service.clone(), graceful.watcher());
                     let (builder, routes) = (builder.clone(), routes.clone());
                     connections.spawn(async move {
+                        let pace = Pace::new();
+                        let known = pace.clone();
+                        let routes = service_fn(move |mut request: Request<Incoming>| {
+                            request.extensions_mut().insert(known.clone());
+                            routes.call(request)
+                        });
                         // Errors here are the client's going away or sending what is not HTTP; hyper has answered 400.
                         match handshake(&service, stream).await {
                             Some(Connection::Plain(stream)) => {
-                                let io = TokioIo::new(stream);
+                                let io = TokioIo::new(Paced::new(stream, pace));
                                 watcher.watch(builder.serve_connection(io, routes)).await.is_ok()
                             }
                             Some(Connection::Encrypted(stream)) => {
-                                let io = TokioIo::new(*stream);
+                                let io = TokioIo::new(Paced::new(*stream, pace));
                                 watcher.watch(builder.serve_connection(io, routes)).await.is_ok()
                             }
                             None => false,

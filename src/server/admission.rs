@@ -15,6 +15,7 @@
 //!    waits then. `exact` and `recall_target` are promises about the answer and are never lowered: such a request is searched
 //!    as asked, or refused.
 //! 2. A request that would wait longer than `admission.queue_ms`, or past its own deadline, is refused at once ([`super::pool`]).
+//! 3. Beyond `admission.refusals_per_second` a connection that was refused is not read from until its turn comes ([`super::pace`]).
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
@@ -51,6 +52,7 @@ pub struct AdmissionSection {
     pub queue_ms: u64,
     pub reduce_from_ms: u64,
     pub least_effort: f64,
+    pub refusals_per_second: u64,
 }
 
 impl AdmissionSection {
@@ -100,6 +102,8 @@ pub(super) struct Admission {
     /// Of the version that was searched last.
     default_nprobe: AtomicUsize,
     lists: AtomicUsize,
+    /// Rows of an ad of that version, mean.
+    rows_per_ad: AtomicU64,
     /// Parsing the body of a single search and checking it.
     plan_ns: Average,
     /// All of a search that is neither scan nor fetch: probing, ranking, making hits.
@@ -132,6 +136,11 @@ pub(super) struct Demand {
     pub(super) vectors: usize,
 }
 
+/// Rows of an ad, mean: 1 where a row is an ad.
+fn rows_per_ad(manifest: &Manifest) -> f64 {
+    manifest.views.map_or(1.0, |views| manifest.rows as f64 / views.parents.max(1) as f64)
+}
+
 impl Admission {
     /// Estimates for an index of which nothing is known yet: low, so that a fresh server turns nobody away.
     pub(super) fn new(config: &ServerConfig, searcher: &Searcher) -> Admission {
@@ -145,6 +154,7 @@ impl Admission {
             most_candidates: config.limits.candidates,
             default_nprobe: AtomicUsize::new(manifest.default_nprobe),
             lists: AtomicUsize::new(lists),
+            rows_per_ad: AtomicU64::new(rows_per_ad(manifest).to_bits()),
             plan_ns: Average::new(20_000.0),
             fixed_ns: Average::new(50_000.0),
             rows_per_list: Average::new((rows / lists as f64).max(1.0)),
@@ -159,6 +169,7 @@ impl Admission {
     pub(super) fn serves(&self, manifest: &Manifest) {
         self.default_nprobe.store(manifest.default_nprobe, Relaxed);
         self.lists.store(manifest.lists.max(1), Relaxed);
+        self.rows_per_ad.store(rows_per_ad(manifest).to_bits(), Relaxed);
     }
 
     /// What the pool should know of the single search in `body`, which came at `arrived`. A body that makes no sense costs
@@ -212,7 +223,9 @@ impl Admission {
                 let nprobe = if params.nprobe == 0 { self.default_nprobe.load(Relaxed) } else { params.nprobe };
                 let widening = widening(params, *by);
                 let lists = (nprobe * widening).min(self.lists.load(Relaxed)) as f64;
-                let candidates = params.candidates_or_default().saturating_mul(widening) as f64;
+                // Where ads have several rows, as many times the candidates are verified by default.
+                let views = if params.candidates == 0 { f64::from_bits(self.rows_per_ad.load(Relaxed)) } else { 1.0 };
+                let candidates = params.candidates_or_default().saturating_mul(widening) as f64 * views;
                 self.fixed_ns.get()
                     + lists * self.rows_per_list.get() * self.ns_per_row.get()
                     + candidates * self.ns_per_candidate.get()
@@ -249,7 +262,7 @@ impl Admission {
 
     /// The share of effort that is left while `backlog` waits.
     fn share(&self, backlog: Duration) -> f64 {
-        let AdmissionSection { queue_ms, reduce_from_ms, least_effort } = self.settings;
+        let AdmissionSection { queue_ms, reduce_from_ms, least_effort, .. } = self.settings;
         let (from, full) = (reduce_from_ms as f64, queue_ms as f64);
         let over = backlog.as_secs_f64() * 1e3 - from;
         if over <= 0.0 {
@@ -280,6 +293,7 @@ mod tests {
             most_candidates: 10_000,
             default_nprobe: AtomicUsize::new(10),
             lists: AtomicUsize::new(100),
+            rows_per_ad: AtomicU64::new(1f64.to_bits()),
             plan_ns: Average::new(1_000.0),
             fixed_ns: Average::new(9_000.0),
             rows_per_list: Average::new(100.0),
@@ -391,6 +405,14 @@ mod tests {
         let before = admission.cost(&demand);
         admission.default_nprobe.store(20, Relaxed);
         assert_eq!(admission.cost(&demand) - before, Duration::from_nanos(10 * 100));
+        // Rows that are views of ads: more of them are verified, where the query does not say how many.
+        admission.default_nprobe.store(10, Relaxed);
+        admission.rows_per_ad.store(3f64.to_bits(), Relaxed);
+        assert_eq!(admission.cost(&demand) - before, Duration::from_nanos(2 * 100 * 100));
+        let says = Demand { params: SearchParams { candidates: 100, ..demand.params.clone() }, ..demand.clone() };
+        assert_eq!(admission.cost(&says), before);
+        admission.rows_per_ad.store(1f64.to_bits(), Relaxed);
+        admission.default_nprobe.store(20, Relaxed);
         admission.lists.store(5, Relaxed);
         assert_eq!(before - admission.cost(&demand), Duration::from_nanos(5 * 100));
     }

@@ -117,6 +117,8 @@ pub(super) struct Metrics {
     pub(super) connections: AtomicU64,
     /// Connections closed at once because too many were open.
     pub(super) refused: AtomicU64,
+    /// Refusals after which a connection was not read from for a while.
+    pub(super) rested: AtomicU64,
 }
 
 /// What is read at the moment of a scrape, from elsewhere.
@@ -125,6 +127,7 @@ pub(super) struct Gauges<'a> {
     pub(super) version: &'a str,
     pub(super) metric: String,
     pub(super) store: String,
+    pub(super) ads: u64,
     pub(super) rows: u64,
     pub(super) index_bytes: u64,
     pub(super) delta_rows: u64,
@@ -166,6 +169,7 @@ impl Default for Metrics {
             shed: AtomicU64::default(),
             connections: AtomicU64::default(),
             refused: AtomicU64::default(),
+            rested: AtomicU64::default(),
         }
     }
 }
@@ -279,6 +283,7 @@ impl Metrics {
                 "Requests that failed because a file of the index is damaged.",
                 &self.corrupt,
             ),
+            ("bigrain_connections_rested_total", "Refusals beyond their rate: the connection rested.", &self.rested),
             ("bigrain_connections_refused_total", "Connections closed because too many were open.", &self.refused),
         ];
         for (name, help, value) in counters {
@@ -293,8 +298,9 @@ impl Metrics {
             ("bigrain_queue_depth", "Requests that wait for a worker.", gauges.queued as u64),
             ("bigrain_queue_capacity", "The most requests that may wait.", gauges.queue_capacity as u64),
             ("bigrain_workers", "Worker threads.", gauges.threads as u64),
-            ("bigrain_index_rows", "Rows of the index.", gauges.rows),
-            ("bigrain_delta_rows", "Ads that came after the version was built.", gauges.delta_rows),
+            ("bigrain_ads", "Ads that can be found.", gauges.ads),
+            ("bigrain_index_rows", "Rows that can be found: ads, or views of them.", gauges.rows),
+            ("bigrain_delta_rows", "Those of them that came after the version was built.", gauges.delta_rows),
             ("bigrain_tombstones", "Rows of the version that were replaced or deleted.", gauges.tombstones),
             ("bigrain_sequence", "Number of the last visible change of ads.", gauges.sequence),
             ("bigrain_control_epoch", "Epoch of the control table.", gauges.control_epoch),

@@ -72,6 +72,7 @@ mod observe;
 mod openapi;
 #[cfg(feature = "otlp")]
 mod otlp;
+mod pace;
 mod parse;
 mod plan;
 mod platform;

@@ -1,6 +1,7 @@
 //! The layer around the routes: names every request, asks for its key, finishes its answer, counts it.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use axum::body::Body;
@@ -11,7 +12,8 @@ use axum::response::{IntoResponse, Response};
 use tracing::Instrument;
 
 use super::auth::need;
-use super::problem::{Problem, of_router};
+use super::pace::Pace;
+use super::problem::{OVERLOADED, Problem, of_router};
 use super::service::{Context, Service};
 use super::slow_log::SlowRequest;
 use super::status::Outcome;
@@ -44,6 +46,7 @@ struct Seen {
 pub(super) async fn observe(State(service): State<Arc<Service>>, mut request: Request, next: Next) -> Response {
     let seen = Seen::of(&service, &request);
     let (arrived, request_id, trail) = (seen.arrived, seen.request_id.clone(), seen.trail.clone());
+    let pace = request.extensions().get::<Pace>().cloned();
     request.extensions_mut().insert(Context { arrived, request_id, trail });
     let needed = need(&seen.method, seen.route.as_ref().map(MatchedPath::as_str));
     let allowed = service.platform.keys.check(needed, request.headers());
@@ -61,6 +64,9 @@ pub(super) async fn observe(State(service): State<Arc<Service>>, mut request: Re
     let response = answer.instrument(span.clone()).await;
     if let Some(problem) = response.extensions().get::<Problem>() {
         service.metrics.failed(problem.code);
+        if problem.code == OVERLOADED {
+            slow_down(&service, seen.arrived, pace.as_ref());
+        }
     }
     let mut response = finish(response, &seen.method, &seen.path, &seen.request_id);
     if let Ok(id) = HeaderValue::from_str(&seen.request_id) {
@@ -135,6 +141,14 @@ impl Seen {
             body_bytes: body.map_or(0, |body| body.len()),
             body: body.and_then(|body| service.platform.slow.text(body)),
         }
+    }
+}
+
+/// Counts a refusal; its connection rests if there are too many.
+fn slow_down(service: &Service, arrived: Instant, pace: Option<&Pace>) {
+    if let (Some(until), Some(pace)) = (service.platform.refusals.refuse(arrived), pace) {
+        service.metrics.rested.fetch_add(1, Relaxed);
+        pace.rest(until);
     }
 }
 

@@ -303,6 +303,8 @@ impl Rules<'_> {
             geometric: false,
             sparse_weight: sparse_weight(effort.sparse_weight)?,
             deadline: Some(deadline),
+            // What an ad query may do beyond its first round is up to it.
+            ..SearchParams::default()
         })
     }
 

@@ -8,6 +8,7 @@ use tokio_rustls::TlsAcceptor;
 use super::admission::Admission;
 use super::auth::Keys;
 use super::config::ServerConfig;
+use super::pace::Refusals;
 use super::slow_log::{SlowLog, Target};
 use super::status::Status;
 use super::telemetry::Telemetry;
@@ -18,6 +19,7 @@ use crate::search::Searcher;
 pub(super) struct Platform {
     pub(super) keys: Keys,
     pub(super) admission: Admission,
+    pub(super) refusals: Refusals,
     pub(super) slow: SlowLog,
     pub(super) status: Arc<Status>,
     pub(super) telemetry: Telemetry,
@@ -35,6 +37,7 @@ impl Platform {
         Ok(Platform {
             keys: Keys::load(&config.auth)?,
             admission: Admission::new(config, searcher),
+            refusals: Refusals::new(config.admission.refusals_per_second),
             slow: SlowLog::new(&config.slow_log),
             status: Arc::default(),
             telemetry: Telemetry::start(&config.log)?,

@@ -186,10 +186,13 @@ fn disk_full(source: &std::io::Error) -> Problem {
     Problem::new(StatusCode::INSUFFICIENT_STORAGE, "disk_full", detail, remedy)
 }
 
+/// Code of a request that was refused because of load.
+pub(super) const OVERLOADED: &str = "overloaded";
+
 /// The server has more to do than it can (503); it will be through with that after `wait`.
 fn overloaded(detail: String, wait: Duration) -> Problem {
     let remedy = "retry after the time in Retry-After, or send less";
-    let problem = Problem::new(StatusCode::SERVICE_UNAVAILABLE, "overloaded", detail, remedy);
+    let problem = Problem::new(StatusCode::SERVICE_UNAVAILABLE, OVERLOADED, detail, remedy);
     Problem { retry_after: Some(wait.as_secs().clamp(1, 60) as u32), ..problem }
 }
 

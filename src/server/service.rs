@@ -109,9 +109,9 @@ impl Service {
             true => KnownQueries::default(),
             false => KnownQueries::load(&files.texts, &files.vectors, active.searcher.dim())?,
         };
-        let tasks = TaskMaps::load(&config.encoder, active.searcher.dim())?;
+        let (tasks, note) = TaskMaps::load(&config.encoder, &active.searcher)?;
         let (encoder, notes) = config.encoder.open(active.searcher.index().manifest())?;
-        notes.iter().for_each(|note| tracing::warn!("{note}"));
+        notes.iter().chain(&note).for_each(|note| tracing::warn!("{note}"));
         let encoder = encoder.map(Arc::new);
         let prompts = config.prompts.open(encoder.as_ref())?;
         let threads = match config.workers.threads {
@@ -256,6 +256,8 @@ impl Service {
             name: &self.config.server.collection,
             index_version: searcher.version(),
             control_epoch: pinned.epoch.number(),
+            ads: pinned.snapshot.documents(),
+            delta_ads: pinned.snapshot.delta_documents(),
             rows: pinned.snapshot.rows(),
             delta_rows: pinned.snapshot.delta_rows(),
             tombstones: pinned.snapshot.tombstones(),
@@ -285,6 +287,7 @@ impl Service {
             version: searcher.version(),
             metric: searcher.metric().to_string(),
             store: searcher.index().dense().store().to_string(),
+            ads: pinned.snapshot.documents(),
             rows: pinned.snapshot.rows(),
             index_bytes: pinned.version.memory_bytes(),
             delta_rows: pinned.snapshot.delta_rows() as u64,

@@ -5,36 +5,34 @@ use axum::http::StatusCode;
 use super::config::EncoderSection;
 use super::plan::Query;
 use super::problem::Problem;
-use crate::adapters::{QueryAdapters, TaskNames};
-use crate::error::{Error, Result};
-use crate::heads::{Head, HeadScratch};
+use crate::adapters::{QueryAdapters, QueryMap, TaskNames};
+use crate::error::Result;
+use crate::search::Searcher;
 use crate::simd::Kernels;
 use crate::vfs::RealVfs;
 
-/// The merged map of each task.
+/// The map of each task, made once: requests only apply them.
 #[derive(Debug, Default)]
 pub(super) struct TaskMaps {
     names: TaskNames,
-    heads: Vec<Head>,
+    maps: Vec<QueryMap>,
 }
 
 impl TaskMaps {
-    /// Reads the adapters that are set, if any, for queries of `dim` elements.
+    /// Reads the adapters that are set, if any, for queries of `searcher`; a note where another encoder made its vectors.
     ///
     /// # Errors
-    /// As [`QueryAdapters::load`]; `Mismatch` for another dimension.
-    pub(super) fn load(section: &EncoderSection, dim: usize) -> Result<TaskMaps> {
+    /// As [`QueryAdapters::load`] and [`QueryAdapters::check_index`].
+    pub(super) fn load(section: &EncoderSection, searcher: &Searcher) -> Result<(TaskMaps, Option<String>)> {
         if section.adapters.as_os_str().is_empty() {
-            return Ok(TaskMaps::default());
+            return Ok((TaskMaps::default(), None));
         }
         let adapters = QueryAdapters::load(&RealVfs, &section.adapters)?;
-        if adapters.dim() != dim {
-            let what = format!("dimension of the adapters in {}", section.adapters.display());
-            return Err(Error::mismatch(what, dim, adapters.dim()));
-        }
+        let encoder = searcher.index().manifest().encoder.as_ref().map(|made| made.id.as_str());
+        let note = adapters.check_index(searcher.dim(), searcher.metric(), encoder)?;
         let names = adapters.tasks().clone();
-        let heads = names.names().iter().map(|name| adapters.merge(name)).collect::<Result<_>>()?;
-        Ok(TaskMaps { names, heads })
+        let maps = names.names().iter().map(|name| adapters.map(name)).collect::<Result<_>>()?;
+        Ok((TaskMaps { names, maps }, note))
     }
 
     /// Names of the tasks.
@@ -44,21 +42,20 @@ impl TaskMaps {
 
     /// Maps the query vectors of a request for `task`.
     pub(super) fn map(&self, task: &str, queries: &mut [(Query, f32)]) -> std::result::Result<(), Problem> {
-        let head = &self.heads[self.place(task)?];
-        let (mut scratch, mut mapped) = (HeadScratch::default(), Vec::new());
+        let map = &self.maps[self.place(task)?];
         for (query, _) in queries {
             let Query::Vector(vector) = query else {
                 let detail = "task stands beside key, whose vector is a document's, not a query's";
                 return Err(Problem::meaning("task_not_for_key", "/task", detail, "leave task out, or send a vector"));
             };
-            head.apply(Kernels::detect(), vector, &mut scratch, &mut mapped);
+            let mapped = map.apply(Kernels::detect(), vector)?;
             // A norm that no float can hold divides everything down to 0.
             let lost = mapped.iter().all(|value| *value == 0.0) && vector.iter().any(|value| *value != 0.0);
             if lost || mapped.iter().any(|value| !value.is_finite()) {
                 let detail = format!("the query vector is beyond what a float can hold once it is mapped for {task:?}");
                 return Err(Problem::meaning("not_finite", "/task", detail, "send a vector of about unit length"));
             }
-            vector.clone_from(&mapped);
+            *vector = mapped;
         }
         Ok(())
     }

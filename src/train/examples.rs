@@ -30,6 +30,9 @@ pub struct Examples {
     pub train: Vec<Example>,
     /// Pairs to choose by, of other queries and other documents.
     pub valid: Vec<Example>,
+    /// Further pairs that are relevant, such as those between what is learned from and what is held out: never a target, but never
+    /// taken for wrong either.
+    pub known: Vec<Example>,
 }
 
 impl Examples {
@@ -39,7 +42,7 @@ impl Examples {
     }
 
     /// Moves a share of the documents that are in pairs, with every query that has only such documents, from `train` to
-    /// `valid`. Pairs that would straddle the two are dropped.
+    /// `valid`. Pairs that would straddle the two are `known` from then on.
     ///
     /// # Errors
     /// `InvalidParams` if one of the two would be empty.
@@ -54,6 +57,7 @@ impl Examples {
         let pairs = std::mem::take(&mut self.train);
         self.valid.extend(pairs.iter().filter(|p| inside[&p.query].1));
         self.train.extend(pairs.iter().filter(|p| !inside[&p.query].0));
+        self.known.extend(pairs.iter().filter(|p| inside[&p.query] == (true, false)));
         if self.train.is_empty() || self.valid.is_empty() {
             let reason = format!(
                 "of {} pairs, {} are left for training and {} for validation; give more pairs or another share than {share}",
@@ -72,8 +76,8 @@ impl Examples {
     /// `InvalidParams` for a split without pairs or pairs of rows that do not exist, `Mismatch` for queries of another
     /// dimension.
     pub(crate) fn check(&self) -> Result<()> {
-        for (name, pairs) in [("pairs", &self.train), ("valid", &self.valid)] {
-            if pairs.is_empty() {
+        for (name, pairs) in [("pairs", &self.train), ("valid", &self.valid), ("known", &self.known)] {
+            if pairs.is_empty() && name != "known" {
                 return Err(Error::params(name, "there are none; give pairs of queries and their documents"));
             }
             let outside = |p: &&Example| {
@@ -102,7 +106,7 @@ impl Examples {
     /// Every relevant document of each query, ascending.
     pub(crate) fn positives(&self) -> Vec<Vec<u32>> {
         let mut positives = vec![Vec::new(); self.queries.nrows()];
-        for pair in self.train.iter().chain(&self.valid) {
+        for pair in self.train.iter().chain(&self.valid).chain(&self.known) {
             positives[pair.query as usize].push(pair.document);
         }
         positives.iter_mut().for_each(|p| {
@@ -125,7 +129,8 @@ mod tests {
 
     fn examples(pairs: &[(u32, u32)]) -> Examples {
         let train = pairs.iter().map(|&(query, document)| Example { query, document }).collect();
-        Examples { documents: Array2::zeros((400, 2)), queries: Array2::zeros((400, 2)), train, valid: Vec::new() }
+        let (documents, queries) = (Array2::zeros((400, 2)), Array2::zeros((400, 2)));
+        Examples { documents, queries, train, valid: Vec::new(), known: Vec::new() }
     }
 
     #[test]
@@ -137,6 +142,9 @@ mod tests {
         for v in &examples.valid {
             assert!(examples.train.iter().all(|t| t.query != v.query && t.document != v.document));
         }
+        assert_eq!(examples.train.len() + examples.valid.len() + examples.known.len(), pairs.len());
+        let positives = examples.positives();
+        assert!(pairs.iter().all(|&(q, d)| positives[q as usize].contains(&d)), "what is relevant stays so");
     }
 
     #[test]

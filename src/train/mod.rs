@@ -44,7 +44,7 @@ mod views;
 
 pub use codes::{CodeTraining, Epoch, HeadChoice, Method, TrainedCodes, train_codes};
 #[cfg(feature = "text")]
-pub use codes::{CodesAndText, train_codes_and_text};
+pub use codes::{CodesAndText, check_codes_and_text, train_codes_and_text};
 pub use contrast::{Contrast, ContrastEpoch, Contrasts, train_contrast};
 pub use dense::{DenseTraining, TrainedHeads, train_dense, train_query_head};
 pub use examples::{Example, Examples};

@@ -43,7 +43,13 @@ fn examples(seed: u64) -> Examples {
     }
     let pair = |i: usize| Example { query: i as u32, document: i as u32 };
     let (train, valid) = (0..n * 3 / 4, n * 3 / 4..n);
-    Examples { documents, queries, train: train.map(pair).collect(), valid: valid.map(pair).collect() }
+    Examples {
+        documents,
+        queries,
+        train: train.map(pair).collect(),
+        valid: valid.map(pair).collect(),
+        known: Vec::new(),
+    }
 }
 
 /// What codes that only know neighbourhoods return: the nearest documents by the global dimensions.

@@ -1,5 +1,6 @@
 //! The engine from files of vectors to hits: what it answers, what it refuses, and what it survives.
 
+mod ad_views;
 mod adaptive;
 mod ads;
 mod bad_input;

@@ -10,7 +10,7 @@ use bigrain::dense::{Store, Tier};
 use bigrain::eval::{Reference, exact_scores};
 use bigrain::index::{Index, MANIFEST, Manifest, OpenOptions, Views};
 use bigrain::sample::Rng;
-use bigrain::search::{Hit, SearchParams, Searcher, Selection};
+use bigrain::search::{Further, Hit, SearchParams, Searcher, Selection};
 use bigrain::train::Silent;
 use bigrain::types::{Element, Key, Metric, Row};
 use bigrain::vfs::RealVfs;
@@ -206,6 +206,8 @@ fn a_search_for_a_recall_counts_documents() {
         let truth = truth(&searcher, &parents.keys, query, |_| true);
         assert_eq!(scores, &truth[..10].iter().map(|of| of.1).collect::<Vec<_>>());
     }
+    let aimed = SearchParams { k: 10, recall_target: 0.9, ..SearchParams::default() };
+    assert_batch_is_single(&searcher, &queries[..20 * 12], &aimed);
     for target in [0.8, 0.95] {
         let params = SearchParams { k: 10, recall_target: target, ..SearchParams::default() };
         let mut recall = 0.0;
@@ -223,6 +225,34 @@ fn a_search_for_a_recall_counts_documents() {
         || scores.iter().any(|scores| scores[..10] == canary.scores[..10])));
     let index = Index::open(&spec.output, &OpenOptions::default()).unwrap();
     index.check(&Silent).unwrap();
+}
+
+/// A search says how far it may go on where it finds too few documents, and how far it went.
+#[test]
+fn rounds_are_bounded_and_the_last_one_is_told_from_all() {
+    let parents = Parents::new(600, 9, 1, 6);
+    let dir = tempfile::tempdir().unwrap();
+    let spec = BuildSpec { lists: Some(30), ..parents.write(dir.path()) };
+    build(&spec, &Silent).unwrap();
+    let searcher = Searcher::open(&spec.output, &OpenOptions::default()).unwrap();
+    let (mut scratch, mut hits) = (searcher.scratch(), Vec::new());
+    let asked = |further| SearchParams { k: 200, nprobe: 2, candidates: 200, further, ..SearchParams::default() };
+    for query in parents.data.queries() {
+        let mut round = |params: &SearchParams| {
+            let stats = searcher.search(query, params, &mut scratch, &mut hits).unwrap();
+            (stats, hits.clone())
+        };
+        let (one, short) = round(&asked(Further::NOT));
+        assert_eq!((one.lists_probed, one.last_round().lists, one.fraction), (2, 2, 1.0));
+        assert!(one.candidates <= 200 && short.len() < 200);
+        let (all, full) = round(&asked(Further::TO_THE_END));
+        let last = all.last_round();
+        assert_eq!(full.len(), 200);
+        assert!(last.lists > 2 && last.lists < all.lists_probed && last.candidates < all.candidates, "{all:?}");
+        let (some, hits) = round(&asked(Further { candidates: 250, lists: 5 }));
+        let last = some.last_round();
+        assert!(last.lists <= 5 && last.candidates <= 250 && hits.len() >= short.len(), "{some:?}");
+    }
 }
 
 #[test]

@@ -123,6 +123,24 @@ fn a_client_that_leaves_is_not_searched_for() {
     assert!(metrics.text().contains("\nbigrain_search_queries_total 1\n"));
 }
 
+#[test]
+fn refusals_beyond_their_rate_let_their_connection_rest_and_no_other() {
+    let server = start(|config| (config.admission.queue_ms, config.admission.refusals_per_second) = (100, 1));
+    let body = json!({"vector": vector(0), "timeout_ms": 20_000}).to_string();
+    let blockade = server.block(0);
+    let _waiting = [waiting(&server, 400), waiting(&server, 400)];
+    let mut stream = connect(server.address);
+    assert_eq!(ask(&mut stream, &body), 503, "a refusal is told at once");
+    drop(blockade);
+    while server.service.pool().queued() > 0 {
+        std::thread::yield_now();
+    }
+    assert_eq!(post(server.address, "/search", &body).status, 200);
+    assert_eq!(ask(&mut stream, &body), 200, "and the connection that rested is heard, too");
+    let metrics = send(server.address, "GET", "/metrics", &[], b"");
+    assert!(metrics.text().contains("\nbigrain_connections_rested_total 1\n"));
+}
+
 /// What a load did.
 #[derive(Debug, Default)]
 struct Load {

@@ -1,15 +1,19 @@
 //! Query encoders by task: a request that names one is answered as its mapped vector would be.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use bigrain::adapters::{QueryAdapters, QueryTask, QueryTraining, train_query_adapters};
+use bigrain::heads::Heads;
+use bigrain::search::{OpenOptions, Searcher};
+use bigrain::server::{ServerConfig, Service};
 use bigrain::train::{Example, Silent};
 use bigrain::vfs::RealVfs;
 use ndarray::{Array2, ArrayView2};
 use serde_json::{Value, json};
 
 use crate::client::{post, send};
-use crate::fixture::{DIM, npy, start, vector};
+use crate::fixture::{DIM, build, npy, start, vector};
 
 const BATCH: &str = "/v1/collections/default/search/batch";
 
@@ -95,7 +99,14 @@ fn tasks_that_cannot_be_are_refused_with_those_that_can() {
 #[test]
 fn adapters_of_another_dimension_stop_the_start() {
     let dir = tempfile::tempdir().unwrap();
-    let path = saved(dir.path(), &adapters(DIM / 2));
-    let started = std::panic::catch_unwind(|| start(|config| config.encoder.adapters = path));
-    assert!(started.is_err(), "{} elements do not fit {DIM}", DIM / 2);
+    let index = build(dir.path(), 40, Heads::default());
+    let searcher = Arc::new(Searcher::open(&index, &OpenOptions::default()).unwrap());
+    let start = |dim: usize| {
+        let mut config = ServerConfig::default();
+        config.encoder.adapters = saved(dir.path(), &adapters(dim));
+        Service::start(config, searcher.clone()).map(drop)
+    };
+    let message = start(DIM / 2).unwrap_err().to_string();
+    assert_eq!(message, format!("dimension of the adapters does not match: expected {DIM}, found {}", DIM / 2));
+    start(DIM).unwrap();
 }

@@ -86,9 +86,15 @@ fn an_ad_is_one_hit_and_its_views_change_together() {
     first(&search(server.address, &every), ADS);
     let by_money = json!({"vector": vector(3), "limit": 40, "rank": "ecpm"});
     first(&search(server.address, &by_money), 40);
+    let counts = || {
+        let told = send(server.address, "GET", C, &[], b"").json();
+        ["ads", "delta_ads", "rows", "delta_rows", "tombstones"].map(|name| told[name].as_u64().unwrap())
+    };
+    assert_eq!(counts(), [60, 0, 180, 0, 0]);
     // Two views in place of three; then what it was is found no more.
     let item = json!({"key": 7, "vector": vector(1_000), "views": [vector(1_001)], "attributes": {"title": "new"}});
     assert_eq!(put(server.address, &item)["accepted"], 1);
+    assert_eq!(counts(), [60, 1, 179, 2, 3]);
     for (number, row) in [(0, 1_000), (1, 1_001)] {
         let (key, found, score) = first(&ask(vector(row)), 30);
         assert_eq!((key, found), (7, number));

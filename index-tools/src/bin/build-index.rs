@@ -124,6 +124,9 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: Arguments) -> Result<(), Failure> {
+    // The buffers of every thread would become resident by huge pages, whatever is used of them: with many threads that alone
+    // breaks the memory limit. A system without huge pages has none to do without.
+    let _ = rustix::thread::disable_transparent_huge_pages(true);
     let file = arguments.config.as_deref().map(Recipe::read).transpose().map_err(Failure::Usage)?;
     let recipe = arguments.recipe.or(file.unwrap_or_default());
     recipe.start_threads().map_err(Failure::Usage)?;

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use bigrain::adapters::{
-    AdapterEpoch, AdapterShape, Method, QueryAdapters, QueryTask, QueryTraining, recall_at_ten, train_query_adapters,
+    AdapterShape, Epoch, Method, QueryAdapters, QueryTask, QueryTraining, recall_at_ten, train_query_adapters,
 };
 use bigrain::dataset::{VectorFile, read_pairs};
 use bigrain::error::{Error, Result};
@@ -65,9 +65,9 @@ struct Arguments {
     /// Rank of the adapter
     #[arg(long, value_name = "R", default_value_t = 8)]
     rank: usize,
-    /// The adapter is scaled by alpha / rank
-    #[arg(long, value_name = "A", default_value_t = 16.0)]
-    alpha: f32,
+    /// What the adapter adds is scaled by this at every rank: alpha / rank. Larger ranks move faster, so choose the rate for each method
+    #[arg(long, value_name = "S", default_value_t = 2.0)]
+    scale: f32,
     /// Maps up that tasks share (mtl-lora)
     #[arg(long, value_name = "N", default_value_t = 3)]
     ups: usize,
@@ -92,6 +92,12 @@ struct Arguments {
     /// Highest learning rate
     #[arg(long, value_name = "RATE", default_value_t = QueryTraining::default().rate)]
     rate: f32,
+    /// Rate of what mtl-lora keeps for a task alone, as a share of the rate
+    #[arg(long, value_name = "SHARE", default_value_t = QueryTraining::default().own_rate)]
+    own_rate: f32,
+    /// Id of the encoder that made the vectors, as encode-texts prints it; the adapters keep it
+    #[arg(long, value_name = "ID")]
+    encoder_id: Option<String>,
     /// Seeds, one run each
     #[arg(long, value_name = "N", value_delimiter = ',', default_value = "1")]
     seeds: Vec<u64>,
@@ -137,7 +143,7 @@ struct Data {
 struct Run {
     adapters: QueryAdapters,
     recall: Vec<f32>,
-    curve: Vec<AdapterEpoch>,
+    curve: Vec<Epoch>,
 }
 
 fn main() -> ExitCode {
@@ -148,7 +154,7 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
     let shape = AdapterShape {
         method: arguments.method,
         rank: arguments.rank,
-        alpha: arguments.alpha,
+        alpha: arguments.scale * arguments.rank as f32,
         ups: arguments.ups,
         temperature: arguments.temperature,
     };
@@ -160,6 +166,7 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
         balance: arguments.balance,
         score_temperature: arguments.score_temperature,
         rate: arguments.rate,
+        own_rate: arguments.own_rate,
         ..QueryTraining::default()
     };
     settings.check().map_err(Failure::Usage)?;
@@ -170,6 +177,7 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
     for &seed in &arguments.seeds {
         let settings = QueryTraining { seed, ..settings.clone() };
         let (adapters, curve) = train_query_adapters(data.documents.view(), &data.tasks, &settings, &watch)?;
+        let adapters = adapters.with_encoder(arguments.encoder_id.clone());
         let recall = recalls(&data, |task, queries| Ok(adapters.merge(task)?.apply_rows(queries.view())))?;
         runs.push(Run { adapters, recall, curve });
     }
@@ -293,7 +301,7 @@ fn report(arguments: &Arguments, data: &Data, before: &[f32], runs: &[Run]) {
                 json!({"name": data.tasks[t].name, "queries": queries, "before": before[t], "recall": recall})
             })
             .collect();
-        let curves: Vec<&[AdapterEpoch]> = runs.iter().map(|run| &run.curve[..]).collect();
+        let curves: Vec<&[Epoch]> = runs.iter().map(|run| &run.curve[..]).collect();
         let report = json!({
             "method": arguments.method, "trainable": values, "seeds": arguments.seeds, "tasks": tasks,
             "before": mean(before), "mean": average, "curves": curves,

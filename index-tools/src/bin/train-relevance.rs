@@ -7,10 +7,10 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::str::FromStr;
 
-use bigrain::adapters::{AdapterShape, Method};
+use bigrain::adapters::{AdapterShape, Epoch, Method};
 use bigrain::encoder::Encoder;
 use bigrain::error::{Error, Result};
-use bigrain::relevance::{Quality, RelevanceModel, RelevanceTraining, pretrain, train_relevance};
+use bigrain::relevance::{Quality, RelevanceModel, RelevanceTask, RelevanceTraining, Row, pretrain, train_relevance};
 use bigrain::vfs::RealVfs;
 use clap::Parser;
 use index_tools::labelled::{Caps, Labelled, Source, read};
@@ -28,10 +28,10 @@ static ALLOCATOR: MiMalloc = MiMalloc;
 /// Train a model that says how relevant two texts are to each other, for each of several tasks.
 ///
 /// The table has a header line and the columns task, split, text_a, text_b, label, separated by tabs. Rows of test are held
-/// out, those of dev or val choose the best epoch; a task that lacks one of them, and the split `all`, are divided by a hash of
-/// their texts. The trunk is trained without labels and frozen; then each method trains adapters of its layers and an
-/// output for each task. Prints the held-out figures by task: accuracy, or F1 where one of two classes is rare, or rank
-/// correlation of values.
+/// out, those of dev or val choose the best epoch; what a task lacks is drawn from its other rows, so that no text is in two
+/// parts, and rows of `all` are divided 70 : 10 : 20. The trunk is trained without labels and frozen; then each method trains adapters of its layers and an
+/// output for each task. Prints the held-out figures by task: accuracy, or average precision where one of two classes is rare
+/// among the rows to train on, or rank correlation of values.
 ///
 /// Example:
 ///
@@ -52,6 +52,9 @@ struct Arguments {
     /// Vectors of text_b; any where it is empty
     #[arg(long, value_name = "VECTORS", requires = "vectors_a")]
     vectors_b: Option<PathBuf>,
+    /// Id of the encoder that made these vectors, as encode-texts prints it; the model keeps it
+    #[arg(long, value_name = "ID", requires = "vectors_a")]
+    encoder_id: Option<String>,
     /// Tasks whose labels are values, not classes
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     values: Vec<String>,
@@ -76,7 +79,7 @@ struct Arguments {
     /// Give lora and lora-per-task the rank at which they have about as many trained values as mtl-lora
     #[arg(long)]
     equal_size: bool,
-    /// Adapters are scaled by alpha / rank; alpha is this times the rank
+    /// What adapters add is scaled by this at every rank: alpha / rank. Larger ranks move faster, so choose the rate for each method
     #[arg(long, value_name = "S", default_value_t = 2.0)]
     scale: f32,
     /// Maps up that tasks share (mtl-lora)
@@ -100,9 +103,15 @@ struct Arguments {
     /// A task of n rows is drawn in proportion to n to this power
     #[arg(long, value_name = "B", default_value_t = RelevanceTraining::default().balance)]
     balance: f32,
-    /// Highest learning rate
-    #[arg(long, value_name = "RATE", default_value_t = RelevanceTraining::default().rate)]
-    rate: f32,
+    /// Highest learning rate, of all methods or one for each
+    #[arg(long, value_name = "RATE", value_delimiter = ',', default_values_t = [RelevanceTraining::default().rate])]
+    rate: Vec<f32>,
+    /// Rate of what mtl-lora keeps for a task alone, as a share of the rate
+    #[arg(long, value_name = "SHARE", default_value_t = RelevanceTraining::default().own_rate)]
+    own_rate: f32,
+    /// Highest learning rate of the trunk
+    #[arg(long, value_name = "RATE", default_value_t = 1e-3)]
+    trunk_rate: f32,
     /// Weight decay
     #[arg(long, value_name = "D", default_value_t = RelevanceTraining::default().decay)]
     decay: f32,
@@ -148,12 +157,22 @@ impl std::fmt::Display for Adapted {
     }
 }
 
-/// What a method came to: of each seed, the figures of each task.
+/// What a method came to with one seed.
+struct Run {
+    /// Of each task.
+    figures: Vec<Quality>,
+    /// Of each training: one, or one a task.
+    curves: Vec<Vec<Epoch>>,
+}
+
+/// What a method came to.
 struct Outcome {
     method: Adapted,
+    rate: f32,
     rank: usize,
     trainable: usize,
-    runs: Vec<Vec<Quality>>,
+    /// One a seed.
+    runs: Vec<Run>,
 }
 
 fn main() -> ExitCode {
@@ -161,36 +180,50 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: &Arguments) -> Result<(), Failure> {
-    settings(arguments, 1).check().map_err(Failure::Usage)?;
+    let methods = arguments.method.len();
+    if ![1, methods].contains(&arguments.rate.len()) {
+        let reason = format!("{:?} for {methods} methods; give one, or one for each", arguments.rate);
+        return Err(Failure::Usage(Error::params("rate", reason)));
+    }
+    let checked = arguments.rate.iter().try_for_each(|&rate| settings(arguments, rate, 1).check());
+    checked.and_then(|()| trunk_settings(arguments, 1).check()).map_err(Failure::Usage)?;
     shape(arguments, Method::MtlLora, arguments.rank).check().map_err(Failure::Usage)?;
     let watch = Progress::start("train-relevance", "step", &arguments.table)?;
     let data = data(arguments, &watch)?;
     let mut outcomes: Vec<Outcome> = Vec::new();
     for &seed in &arguments.seeds {
-        let trunk = trunk(arguments, &data, seed, &watch)?;
-        for (at, &method) in arguments.method.iter().enumerate() {
-            let (trainable, rank, figures) = trained(arguments, &data, &trunk, method, seed, &watch)?;
+        let trunk = pretrain(data.vectors.view(), &data.tasks, &trunk_settings(arguments, seed), &watch)?.0;
+        for at in 0..methods {
+            let outcome = trained(arguments, &data, &trunk, at, seed, &watch)?;
             match outcomes.get_mut(at) {
-                Some(outcome) => outcome.runs.push(figures),
-                None => outcomes.push(Outcome { method, rank, trainable, runs: vec![figures] }),
+                Some(before) => before.runs.extend(outcome.runs),
+                None => outcomes.push(outcome),
             }
         }
     }
+    warn_of_sizes(arguments, &outcomes);
     report(arguments, &data, &outcomes);
     Ok(())
 }
 
-fn settings(arguments: &Arguments, seed: u64) -> RelevanceTraining {
+fn settings(arguments: &Arguments, rate: f32, seed: u64) -> RelevanceTraining {
     RelevanceTraining {
         widths: arguments.widths.clone(),
         epochs: arguments.epochs,
         batch: arguments.batch,
         balance: arguments.balance,
-        rate: arguments.rate,
+        rate,
+        own_rate: arguments.own_rate,
         decay: arguments.decay,
         seed,
         ..RelevanceTraining::default()
     }
+}
+
+/// Those of the trunk: what is tried for the tasks leaves it as it is.
+fn trunk_settings(arguments: &Arguments, seed: u64) -> RelevanceTraining {
+    let (widths, epochs, rate) = (arguments.widths.clone(), arguments.trunk_epochs, arguments.trunk_rate);
+    RelevanceTraining { widths, epochs, rate, seed, ..RelevanceTraining::default() }
 }
 
 fn data(arguments: &Arguments, watch: &Progress) -> Result<Labelled> {
@@ -201,14 +234,8 @@ fn data(arguments: &Arguments, watch: &Progress) -> Result<Labelled> {
         (None, Some(a), Some(b)) => Source::Files(a, b),
         _ => return Err(Error::params("encoder", "give a folder, or vectors of both texts")),
     };
-    read(&arguments.table, &arguments.only, &arguments.values, caps, &source, watch)
-}
-
-/// The trunk of a seed; the rate of its training is that of the tasks, but at most a thousandth.
-fn trunk(arguments: &Arguments, data: &Labelled, seed: u64, watch: &Progress) -> Result<RelevanceModel> {
-    let (epochs, rate) = (arguments.trunk_epochs, arguments.rate.min(1e-3));
-    let settings = RelevanceTraining { epochs, rate, ..settings(arguments, seed) };
-    pretrain(data.vectors.view(), &data.tasks, &settings, watch).map(|(model, _)| model)
+    let data = read(&arguments.table, &arguments.only, &arguments.values, caps, &source, watch)?;
+    Ok(Labelled { encoder: data.encoder.or_else(|| arguments.encoder_id.clone()), ..data })
 }
 
 fn shape(arguments: &Arguments, method: Method, rank: usize) -> AdapterShape {
@@ -230,58 +257,67 @@ fn rank(arguments: &Arguments, method: Method, dim: usize, tasks: usize) -> usiz
     (wanted as f64 / size(method, 1) as f64).round().max(1.0) as usize
 }
 
-/// Trains one method with one seed: values that are trained, rank, figures of each task.
+/// Says so where methods that should have equal sizes have not: ranks are whole, and those of lora-per-task are small.
+fn warn_of_sizes(arguments: &Arguments, outcomes: &[Outcome]) {
+    let Some(wanted) = outcomes.iter().find(|o| o.method.0 == Some(Method::MtlLora)) else { return };
+    for o in outcomes.iter().filter(|o| arguments.equal_size && o.method.0.is_some()) {
+        let ratio = o.trainable as f64 / wanted.trainable as f64;
+        if !(0.9..=1.1).contains(&ratio) {
+            let sizes = [o.trainable, wanted.trainable].map(|size| grouped(size as u64));
+            eprintln!(
+                "warning: {} of rank {} has {} trained values, mtl-lora {}: no rank comes nearer; choose another --rank or --ups",
+                o.method, o.rank, sizes[0], sizes[1]
+            );
+        }
+    }
+}
+
+/// Trains the method at this place with one seed.
 fn trained(
     arguments: &Arguments,
     data: &Labelled,
     trunk: &RelevanceModel,
-    method: Adapted,
+    at: usize,
     seed: u64,
     watch: &Progress,
-) -> Result<(usize, usize, Vec<Quality>)> {
-    let settings = settings(arguments, seed);
-    let (mut figures, mut size) = (Vec::new(), (0, 0));
-    let groups: Vec<usize> = if arguments.alone { vec![1; data.tasks.len()] } else { vec![data.tasks.len()] };
-    let mut first = 0;
-    for group in groups {
-        let tasks = &data.tasks[first..first + group];
-        let rank = method.0.map_or(0, |method| rank(arguments, method, trunk.dim(), group));
-        let shape = method.0.map(|method| shape(arguments, method, rank));
-        let (model, _) = train_relevance(trunk, data.vectors.view(), tasks, shape, &settings, watch)?;
-        size = (model.trainable(), rank);
-        for (task, test) in tasks.iter().zip(&data.test[first..]) {
+) -> Result<Outcome> {
+    let (method, rate) = (arguments.method[at], arguments.rate[at % arguments.rate.len()]);
+    let settings = settings(arguments, rate, seed);
+    let group = if arguments.alone { 1 } else { data.tasks.len() };
+    let rank = method.0.map_or(0, |method| rank(arguments, method, trunk.dim(), group));
+    let shape = method.0.map(|method| shape(arguments, method, rank));
+    let (mut figures, mut curves, mut trainable) = (Vec::new(), Vec::new(), 0);
+    for (tasks, tests) in data.tasks.chunks(group).zip(data.test.chunks(group)) {
+        let (model, curve) = train_relevance(trunk, data.vectors.view(), tasks, shape, &settings, watch)?;
+        for (task, test) in tasks.iter().zip(tests) {
             let rows = if arguments.on_valid { &task.valid } else { test };
             figures.push(model.ranker(&task.name)?.quality(data.vectors.view(), rows)?);
         }
-        first += group;
-        let is_first = method == arguments.method[0] && seed == arguments.seeds[0];
-        if let (Some(path), true) = (&arguments.output, is_first) {
-            model.save(&RealVfs, path)?;
+        trainable += model.trainable();
+        curves.push(curve);
+        if let (Some(path), 0, true) = (&arguments.output, at, seed == arguments.seeds[0]) {
+            model.with_encoder(data.encoder.clone()).save(&RealVfs, path)?;
         }
     }
-    Ok((size.0, size.1, figures))
+    Ok(Outcome { method, rate, rank, trainable, runs: vec![Run { figures, curves }] })
+}
+
+/// Mean score over the tasks.
+fn mean(run: &Run) -> f64 {
+    run.figures.iter().map(|q| f64::from(q.score)).sum::<f64>() / run.figures.len().max(1) as f64
+}
+
+fn average(o: &Outcome) -> Spread {
+    Spread::of(o.runs.iter().map(|run| 100.0 * mean(run)))
 }
 
 fn report(arguments: &Arguments, data: &Labelled, outcomes: &[Outcome]) {
-    let task_score = |o: &Outcome, t: usize| Spread::of(o.runs.iter().map(|run| 100.0 * f64::from(run[t].score)));
-    let mean = |run: &Vec<Quality>| run.iter().map(|q| f64::from(q.score)).sum::<f64>() / run.len().max(1) as f64;
-    let average = |o: &Outcome| Spread::of(o.runs.iter().map(|run| 100.0 * mean(run)));
     if arguments.json {
-        let methods: Vec<Value> = outcomes
-            .iter()
-            .map(|o| {
-                let of = |t: usize| o.runs.iter().map(|run| run[t]).collect::<Vec<_>>();
-                let tasks: Vec<Value> =
-                    data.tasks.iter().enumerate().map(|(t, task)| json!({"name": task.name, "runs": of(t)})).collect();
-                json!({
-                    "method": o.method.to_string(), "rank": o.rank, "trainable": o.trainable, "mean": average(o),
-                    "means": o.runs.iter().map(mean).collect::<Vec<_>>(), "tasks": tasks,
-                })
-            })
-            .collect();
-        outln!("{:#}", json!({"seeds": arguments.seeds, "alone": arguments.alone, "methods": methods}));
+        outln!("{:#}", as_json(arguments, data, outcomes));
         return;
     }
+    let task_score =
+        |o: &Outcome, t: usize| Spread::of(o.runs.iter().map(|run| 100.0 * f64::from(run.figures[t].score)));
     let title = |o: &Outcome| match o.rank {
         0 => o.method.to_string(),
         rank => format!("{} r={rank}", o.method),
@@ -290,7 +326,7 @@ fn report(arguments: &Arguments, data: &Labelled, outcomes: &[Outcome]) {
     header.extend(outcomes.iter().map(title));
     let mut rows: Vec<Vec<String>> = Vec::new();
     for (t, task) in data.tasks.iter().enumerate() {
-        let quality = &outcomes[0].runs[0][t];
+        let quality = &outcomes[0].runs[0].figures[t];
         let counts = [task.train.len(), quality.rows].map(|count| grouped(count as u64));
         let mut row = vec![task.name.clone()];
         row.extend(counts);
@@ -305,4 +341,26 @@ fn report(arguments: &Arguments, data: &Labelled, outcomes: &[Outcome]) {
     rows.push(line("mean", &|o| average(o).to_string()));
     rows.push(line("trained values", &|o| grouped(o.trainable as u64)));
     out!("{}", columns(&header.iter().map(String::as_str).collect::<Vec<_>>(), &rows));
+}
+
+fn as_json(arguments: &Arguments, data: &Labelled, outcomes: &[Outcome]) -> Value {
+    let method = |o: &Outcome| {
+        let task = |(t, task): (usize, &RelevanceTask)| {
+            let runs: Vec<Quality> = o.runs.iter().map(|run| run.figures[t]).collect();
+            json!({"name": task.name, "runs": runs})
+        };
+        let tasks: Vec<Value> = data.tasks.iter().enumerate().map(task).collect();
+        let curves: Vec<&[Vec<Epoch>]> = o.runs.iter().map(|run| &run.curves[..]).collect();
+        json!({
+            "method": o.method.to_string(), "rate": o.rate, "rank": o.rank, "trainable": o.trainable, "mean": average(o),
+            "means": o.runs.iter().map(mean).collect::<Vec<_>>(), "tasks": tasks, "curves": curves,
+        })
+    };
+    let sizes = |(task, test): (&RelevanceTask, &Vec<Row>)| {
+        let (train, valid) = (task.train.len(), task.valid.len());
+        json!({"name": task.name, "train": train, "valid": valid, "test": test.len(), "kind": task.kind()})
+    };
+    let tasks: Vec<Value> = data.tasks.iter().zip(&data.test).map(sizes).collect();
+    let methods: Vec<Value> = outcomes.iter().map(method).collect();
+    json!({"seeds": arguments.seeds, "alone": arguments.alone, "tasks": tasks, "methods": methods})
 }

@@ -1,12 +1,15 @@
 //! Entities with several views and mentions of them, for `train-views`: read, encoded, measured.
 
+mod encode;
 mod measure;
+mod offset;
 mod texts;
 
-pub use measure::{Measured, Searched, VARIANTS, Variant, measure};
+pub use encode::Encode;
+pub use measure::{Answers, Measured, Searched, VARIANTS, Variant, measure};
+pub use offset::{Moved, moved};
 pub use texts::{Entities, Mentions, Words, read_entities, read_mentions};
 
-use bigrain::encoder::Encoder;
 use bigrain::error::Result;
 use bigrain::linalg::normalise;
 use bigrain::train::{LEXICAL, ViewExamples};
@@ -15,8 +18,6 @@ use ndarray::Array2;
 /// Weight of a mention's own words beside its context: on mentions that no figure is reported of, with an untrained encoder, 2 found the
 /// most.
 const OWN_WORDS: f32 = 2.0;
-/// Texts that are encoded at once, so that progress and memory stay bounded.
-const AT_ONCE: usize = 4_096;
 
 /// Some entities and mentions of them as vectors of unit length.
 pub struct Encoded {
@@ -39,22 +40,44 @@ pub struct ViewSet {
     words: Vec<Vec<u32>>,
 }
 
-impl Encoded {
-    /// Encodes them. The vector of a mention is the sum of that of its own words and that of its context.
+/// Vectors of the views of some entities; they are the same for all mentions.
+pub struct EntityVectors {
+    local: Array2<f32>,
+    global: Array2<f32>,
+}
+
+impl EntityVectors {
+    /// Encodes them.
     ///
     /// # Errors
     /// Those of the encoder.
-    pub fn new(encoder: &Encoder, entities: &Entities, mentions: &Mentions) -> Result<Encoded> {
-        let mut asked = encode(encoder, &mentions.contexts)?;
-        asked.scaled_add(OWN_WORDS, &encode(encoder, &mentions.surfaces)?);
+    pub fn new(encode: &Encode<'_>, entities: &Entities) -> Result<EntityVectors> {
+        Ok(EntityVectors { local: encode.texts(&entities.local)?, global: encode.texts(&entities.global)? })
+    }
+}
+
+impl Encoded {
+    /// Encodes the mentions. The vector of a mention is the sum of that of its own words and that of its context.
+    ///
+    /// # Errors
+    /// Those of the encoder.
+    pub fn new(
+        encode: &Encode<'_>,
+        entities: &Entities,
+        vectors: &EntityVectors,
+        mentions: &Mentions,
+    ) -> Result<Encoded> {
+        let mut asked = encode.texts(&mentions.contexts)?;
+        asked.scaled_add(OWN_WORDS, &encode.texts(&mentions.surfaces)?);
         asked.rows_mut().into_iter().for_each(|mut row| {
             normalise(row.as_slice_mut().expect("C order"));
         });
-        let (local, global) = (encode(encoder, &entities.local)?, encode(encoder, &entities.global)?);
+        let EntityVectors { local, global } = vectors;
         let (words, of_local, of_global) = Words::new(entities, mentions);
-        let single = ViewSet { vectors: global, starts: (0..=entities.global.len()).collect(), words: of_global };
-        let local = ViewSet { vectors: local, starts: entities.starts.clone(), words: of_local };
-        let both = single.before(&local);
+        let starts = (0..=entities.global.len()).collect();
+        let single = ViewSet { vectors: global.clone(), starts, words: of_global };
+        let local = ViewSet { vectors: local.clone(), starts: entities.starts.clone(), words: of_local };
+        let both = single.before(&local, &|entity| entities.repeats(entity));
         Ok(Encoded { mentions: asked, gold: mentions.gold.clone(), sets: [single, local, both], words })
     }
 
@@ -87,11 +110,11 @@ impl Encoded {
 }
 
 impl ViewSet {
-    /// The views of this before the other ones of each entity.
-    fn before(&self, others: &ViewSet) -> ViewSet {
+    /// The views of this before the other ones of each entity, but of those that `leave_out` names.
+    fn before(&self, others: &ViewSet, leave_out: &dyn Fn(usize) -> bool) -> ViewSet {
         let (mut vectors, mut words, mut starts) = (Vec::new(), Vec::new(), vec![0]);
         for entity in 0..self.starts.len() - 1 {
-            for set in [self, others] {
+            for set in [self, others].into_iter().skip(usize::from(leave_out(entity))) {
                 for view in set.starts[entity]..set.starts[entity + 1] {
                     vectors.extend(set.vectors.row(view));
                     words.push(set.words[view].clone());
@@ -102,12 +125,4 @@ impl ViewSet {
         let shape = (words.len(), self.vectors.ncols());
         ViewSet { vectors: Array2::from_shape_vec(shape, vectors).expect("whole rows"), starts, words }
     }
-}
-
-fn encode(encoder: &Encoder, texts: &[String]) -> Result<Array2<f32>> {
-    let mut all = Array2::zeros((texts.len(), encoder.dim()));
-    for (at, some) in (0..).step_by(AT_ONCE).zip(texts.chunks(AT_ONCE)) {
-        all.slice_mut(ndarray::s![at..at + some.len(), ..]).assign(&encoder.encode(some)?);
-    }
-    Ok(all)
 }

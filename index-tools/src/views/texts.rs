@@ -74,12 +74,13 @@ pub fn read_entities(path: &Path, groups: &[&[String]]) -> Result<Vec<Entities>>
     let mut all = Vec::new();
     for groups in groups {
         let mut entities = Entities { starts: vec![0], ..Entities::default() };
-        for row in rows.iter().filter(|row| groups.contains(&row[1])) {
+        for (number, row) in rows.iter().enumerate().filter(|(_, row)| groups.contains(&row[1])) {
             let kinds: Vec<&str> = row[5].split(BETWEEN).filter_map(|id| titles.get(id).map(String::as_str)).collect();
             let kind = if kinds.is_empty() { String::new() } else { format!("a kind of {}", kinds.join("; ")) };
             let mut parts: Vec<&str> = vec![&row[3]];
             parts.extend(row[4].split(BETWEEN).chain([kind.as_str()]).filter(|part| !part.trim().is_empty()));
-            entities.push(&row[0], &titles[row[0].as_str()], &parts)?;
+            let wrong = |error: Error| Error::input(path, format!("line {}", number + 2), error.to_string());
+            entities.push(&row[0], &titles[row[0].as_str()], &parts).map_err(wrong)?;
         }
         if entities.ids.len() < 2 {
             return Err(Error::params(
@@ -93,6 +94,11 @@ pub fn read_entities(path: &Path, groups: &[&[String]]) -> Result<Vec<Entities>>
 }
 
 impl Entities {
+    /// Whether the global view of an entity says what its only local one says.
+    pub fn repeats(&self, entity: usize) -> bool {
+        self.local[self.starts[entity]..self.starts[entity + 1]] == self.global[entity..=entity]
+    }
+
     fn push(&mut self, id: &str, title: &str, parts: &[&str]) -> Result<()> {
         let limits = ViewLimits::default();
         for part in parts {
@@ -230,5 +236,15 @@ mod tests {
         assert!(read_entities(&dir.path().join("e.tsv"), &[&missing]).unwrap_err().to_string().contains("stars"));
         let error = read_entities(&dir.path().join("m.tsv"), &[&animals]).unwrap_err().to_string();
         assert!(error.contains("synset"), "{error}");
+        assert_eq!(
+            [0, 1].map(|entity| read[0].repeats(entity)),
+            [false, true],
+            "a bird has one view, whatever it is called"
+        );
+        let nameless =
+            std::fs::read_to_string(dir.path().join("e.tsv")).unwrap().replace("hammer\ttool to hit with", "\t");
+        std::fs::write(dir.path().join("n.tsv"), nameless).unwrap();
+        let error = read_entities(&dir.path().join("n.tsv"), &[&animals, &tools]).unwrap_err().to_string();
+        assert!(error.contains("n.tsv") && error.contains("line 4") && error.contains("empty"), "{error}");
     }
 }

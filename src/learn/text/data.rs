@@ -1,10 +1,13 @@
 //! Pairs of texts, each text once, split by group.
+//!
+//! Texts that a vocabulary trained here reads alike ([`plain_text`]) are one text: were they two, the same vector would be learned
+//! from and measured on.
 
 use std::collections::HashMap;
 use std::path::Path;
 
 use crate::dataset::{TextPair, read_text_pairs};
-use crate::encoder::Vocabulary;
+use crate::encoder::{Vocabulary, plain_text};
 use crate::error::{Error, Result};
 use crate::train::{Example, TextExamples, Texts};
 
@@ -17,6 +20,8 @@ pub(super) struct TextData {
     valid: Vec<Example>,
     /// Pairs that are measured at the end.
     pub(super) test: Vec<Example>,
+    /// Pairs between two of these parts: neither learned from nor measured on, but never taken for wrong either.
+    known: Vec<Example>,
 }
 
 /// Where a pair goes; of a text that is in several, the last one counts.
@@ -33,7 +38,8 @@ impl TextData {
     pub(super) fn read(path: &Path, valid_share: f64, test_share: f64) -> Result<TextData> {
         let pairs = read_text_pairs(path)?;
         let part_of = |pair: &TextPair| {
-            let hash = blake3::hash(pair.group.as_bytes());
+            let group = pair.group.clone().unwrap_or_else(|| plain_text(&pair.document));
+            let hash = blake3::hash(group.as_bytes());
             let bits = u32::from_le_bytes(*hash.as_bytes().first_chunk().expect("32 bytes"));
             let at = f64::from(bits) / 2f64.powi(32);
             match at {
@@ -52,20 +58,19 @@ impl TextData {
                 *part_of_text = part.max(*part_of_text);
             }
         }
-        let mut data = TextData { queries, documents, train: Vec::new(), valid: Vec::new(), test: Vec::new() };
+        let (train, valid, test, known) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        let mut data = TextData { queries, documents, train, valid, test, known };
         for (i, &part) in parts.iter().enumerate() {
             let example = Example { query: query_of[i], document: document_of[i] };
             let [query, document] = [query_parts[query_of[i] as usize], document_parts[document_of[i] as usize]];
-            if query != part || document != part {
-                continue;
-            }
             match part {
+                _ if query != part || document != part => data.known.push(example),
                 Part::Train => data.train.push(example),
                 Part::Valid => data.valid.push(example),
                 Part::Test => data.test.push(example),
             }
         }
-        for pairs in [&mut data.train, &mut data.valid, &mut data.test] {
+        for pairs in [&mut data.train, &mut data.valid, &mut data.test, &mut data.known] {
             pairs.sort_unstable();
             pairs.dedup();
         }
@@ -96,16 +101,17 @@ impl TextData {
             documents: Texts::new(&vocabulary.tokens(&self.documents)?),
             train: self.train.clone(),
             valid: self.valid.clone(),
+            known: self.known.clone(),
         })
     }
 }
 
-/// Distinct texts in the order of their first appearance, and the number of each.
+/// Distinct texts as they first appear, in that order, and the number of each.
 fn distinct<'a>(texts: impl Iterator<Item = &'a str>) -> (Vec<String>, Vec<u32>) {
-    let mut numbers: HashMap<&str, u32> = HashMap::new();
+    let mut numbers: HashMap<String, u32> = HashMap::new();
     let (mut all, mut of) = (Vec::new(), Vec::new());
     for text in texts {
-        of.push(*numbers.entry(text).or_insert_with(|| {
+        of.push(*numbers.entry(plain_text(text)).or_insert_with(|| {
             all.push(text.to_string());
             all.len() as u32 - 1
         }));
@@ -139,7 +145,24 @@ mod tests {
             }
         }
         assert!(data.test.len() > 60 && data.valid.len() > 20 && data.train.len() > 300);
+        let read = data.test.len() + data.valid.len() + data.train.len();
+        assert_eq!((data.known.len(), data.known.is_empty()), (600 - read, false), "no pair is forgotten");
         let few = TextData::read(&path, 0.0, 0.2).unwrap_err().to_string();
         assert!(few.contains("0 for validation"), "{few}");
+    }
+
+    #[test]
+    fn texts_that_read_alike_are_one_text_of_one_part() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("pairs.tsv");
+        let line = |i: usize| match i % 2 {
+            0 => format!("Query {}\tNike  Shoes {}\n", i / 2, i / 2),
+            _ => format!("query {}\tnike shoes {}\n", i / 2, i / 2),
+        };
+        std::fs::write(&path, (0..400).map(line).collect::<String>()).unwrap();
+        let data = TextData::read(&path, 0.2, 0.2).unwrap();
+        assert_eq!((data.queries.len(), data.documents.len()), (200, 200));
+        assert_eq!(data.train.len() + data.valid.len() + data.test.len(), 200);
+        assert_eq!((&*data.queries[0], data.known.len()), ("Query 0", 0));
     }
 }

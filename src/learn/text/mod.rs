@@ -14,7 +14,9 @@
 //! ```
 //! With stage 2 the folder holds both encoders as one: its vectors are those of the first, then those of the second, and the
 //! heads of the quantizer ([`crate::heads`]) take for each grain the half that is its own. So build and search need nothing new:
-//! texts go through one encoder, and the rest is in the quantizer file.
+//! texts go through one encoder, and the rest is in the quantizer file, which names the encoder that it belongs to.
+//!
+//! What is measured is the encoder as it is written, its table rounded.
 
 mod data;
 mod measure;
@@ -29,14 +31,14 @@ use std::time::Instant;
 use super::{Loaded, StageReport, TemporaryIndex, candidates, seconds};
 use crate::build::{auto_lists, peak_memory};
 use crate::dataset::{TextFile, VectorFile};
-use crate::encoder::{Encoder, TableElement, Vocabulary, write_static};
+use crate::encoder::{Encoder, TableElement, Vocabulary, as_written, check_output, write_static};
 use crate::error::{Error, Result};
 use crate::heads::{Head, Heads};
 use crate::linalg::{blocked, normalise};
 use crate::quantizer::Quantizer;
 use crate::train::{
     CODE_ROWS, CodeTraining, Example, QuantizerSpec, StaticModel, Teaching, TextExamples, TextLessons, TextTraining,
-    Texts, Watch, inverse_frequencies, train_codes_and_text, train_quantizer, train_text,
+    Texts, Watch, check_codes_and_text, inverse_frequencies, train_codes_and_text, train_quantizer, train_text,
 };
 use crate::types::Metric;
 use crate::vfs::{RealVfs, replace_file};
@@ -125,7 +127,8 @@ pub struct TextReport {
 /// Trains what `spec` asks for; writes the encoder's folder and, with codes, its quantizer file.
 ///
 /// # Errors
-/// What reading the files gives, `InvalidParams` for settings, `Diverged`; nothing is written then.
+/// What reading the files gives, `InvalidParams` for settings and an output that cannot be written, before anything is trained;
+/// `Diverged`. Nothing is written then.
 pub fn learn_text(spec: &TextSpec, watch: &dyn Watch) -> Result<TextReport> {
     let began = Instant::now();
     check(spec)?;
@@ -133,7 +136,8 @@ pub fn learn_text(spec: &TextSpec, watch: &dyn Watch) -> Result<TextReport> {
     let taught = spec.texts.as_deref().map(read_texts).transpose()?;
     let (vocabulary, start) = vocabulary(spec, data.as_ref(), taught.as_deref())?;
     let mut report = TextReport { vocabulary: vocabulary.size(), ..TextReport::default() };
-    let teaching = taught.as_ref().map(|texts| teach(spec, &vocabulary, texts, watch)).transpose()?;
+    let dim = start.as_ref().map(StaticModel::dim);
+    let teaching = taught.as_ref().map(|texts| teach(spec, &vocabulary, dim, texts, watch)).transpose()?;
     let examples = data.as_ref().map(|data| data.examples(&vocabulary)).transpose()?;
     report.documents = taught.as_ref().map_or(0, Vec::len);
     if let (Some(examples), Some(data)) = (&examples, &data) {
@@ -145,11 +149,10 @@ pub fn learn_text(spec: &TextSpec, watch: &dyn Watch) -> Result<TextReport> {
     let model = first_model(spec, &vocabulary, start, examples.as_ref(), teaching.as_ref())?;
     let lessons = TextLessons { pairs: examples.as_ref(), candidates: None, teaching: teaching.as_ref() };
     let (model, quantizer) = Stages { spec, report: &mut report, watch }.all(&model, lessons, test)?;
+    let encoder = write(spec, &model, &vocabulary, quantizer.as_ref())?;
     if let Some(examples) = &examples {
         report.quality = found(&model, examples, test, quantizer.as_ref(), spec, watch)?;
     }
-    write(spec, &model, &vocabulary, quantizer.as_ref())?;
-    let encoder = Encoder::open(&spec.output)?;
     let taught = taught.as_deref().unwrap_or_default();
     let samples = data.as_ref().map_or([taught, taught], |data| [data.queries.as_slice(), data.documents.as_slice()]);
     report.texts_a_second = [texts_a_second(&encoder, samples[0])?, texts_a_second(&encoder, samples[1])?];
@@ -159,18 +162,25 @@ pub fn learn_text(spec: &TextSpec, watch: &dyn Watch) -> Result<TextReport> {
     Ok(report)
 }
 
-/// Writes the encoder and, beside it in its folder, the quantizer.
-fn write(spec: &TextSpec, model: &StaticModel, vocabulary: &Vocabulary, quantizer: Option<&Quantizer>) -> Result<()> {
+/// Writes the encoder and, beside it in its folder, the quantizer; opens the encoder.
+fn write(
+    spec: &TextSpec,
+    model: &StaticModel,
+    vocabulary: &Vocabulary,
+    quantizer: Option<&Quantizer>,
+) -> Result<Encoder> {
     write_static(&RealVfs, &spec.output, &model.to_table()?, vocabulary, spec.element)?;
-    match quantizer {
-        None => Ok(()),
-        Some(quantizer) => replace_file(&RealVfs, &spec.output.join(QUANTIZER), |beside| {
+    let encoder = Encoder::open(&spec.output)?;
+    if let Some(quantizer) = quantizer {
+        let quantizer = quantizer.clone().with_encoder(encoder.id());
+        replace_file(&RealVfs, &spec.output.join(QUANTIZER), |beside| {
             quantizer.write(&RealVfs, beside, [0; 16]).map(drop)
-        }),
+        })?;
     }
+    Ok(encoder)
 }
 
-/// What is found for the queries of `test`, if there are any.
+/// What is found for the queries of `test`, if there are any, by the model as it is written.
 fn found(
     model: &StaticModel,
     examples: &TextExamples,
@@ -182,6 +192,7 @@ fn found(
     if test.is_empty() {
         return Ok(None);
     }
+    let model = &StaticModel::from_table(&as_written(&model.to_table()?, spec.element)?);
     measure(&Measured { model, examples, test, quantizer }, spec, watch).map(Some)
 }
 
@@ -190,7 +201,7 @@ fn read_texts(path: &Path) -> Result<Vec<String>> {
     let mut file = TextFile::open(path, &[])?;
     let mut texts = Vec::new();
     while let Some(text) = file.next_text()? {
-        texts.push(text);
+        texts.push(text.map_err(|reason| Error::input(path, format!("row {}", texts.len()), reason))?);
     }
     Ok(texts)
 }
@@ -220,11 +231,14 @@ fn check(spec: &TextSpec) -> Result<()> {
             return Err(Error::params(name, format!("{share}; give 0 to below 0.5")));
         }
     }
-    if spec.output.exists() && spec.output.read_dir().is_ok_and(|mut found| found.next().is_some()) {
-        let reason = format!("{} holds something; remove it or name another folder", spec.output.display());
-        return Err(Error::params("output", reason));
+    spec.text.check()?;
+    if let Some(codes) = spec.codes.as_ref().filter(|_| spec.together) {
+        // 0 lists: as many as the number of documents says.
+        let codes = CodeTraining { lists: codes.lists.max(1), ..codes.clone() };
+        check_codes_and_text(&codes, &spec.text, spec.dense_weight)?;
     }
-    Ok(())
+    spec.dense.as_ref().map_or(Ok(()), TextTraining::check)?;
+    check_output(&RealVfs, &spec.output)
 }
 
 /// The vocabulary, and the encoder to go on from. Held-out queries take no part in training one.
@@ -249,19 +263,35 @@ fn vocabulary(
     Ok((Vocabulary::train(&texts, spec.vocabulary)?, None))
 }
 
-/// Texts with their vectors, from a file or from the teacher.
-fn teach(spec: &TextSpec, vocabulary: &Vocabulary, texts: &[String], watch: &dyn Watch) -> Result<Teaching> {
+/// Texts with their vectors, from a file or from the teacher; of `dim` dimensions, where an encoder to go on from has them.
+fn teach(
+    spec: &TextSpec,
+    vocabulary: &Vocabulary,
+    dim: Option<usize>,
+    texts: &[String],
+    watch: &dyn Watch,
+) -> Result<Teaching> {
+    let check_dim = |found| match dim {
+        Some(dim) if dim != found => Err(Error::mismatch("dimension of the teacher's vectors", dim, found)),
+        _ => Ok(()),
+    };
+    let tokens = Texts::new(&vocabulary.tokens(texts)?);
     let mut vectors = match (&spec.vectors, &spec.teacher) {
         (Some(path), _) => {
             let mut file = VectorFile::open(path, None)?;
             if file.rows() != texts.len() as u64 {
                 return Err(Error::mismatch(format!("rows of {}", path.display()), texts.len(), file.rows()));
             }
+            check_dim(file.dim())?;
             let mut all = vec![0.0; texts.len() * file.dim()];
             file.read(0, &mut all)?;
             Array2::from_shape_vec((texts.len(), file.dim()), all).expect("whole rows")
         }
-        (None, Some(dir)) => ask(&Encoder::open(dir)?, texts, watch)?,
+        (None, Some(dir)) => {
+            let teacher = Encoder::open(dir)?;
+            check_dim(teacher.dim())?;
+            ask(&teacher, texts, watch)?
+        }
         (None, None) => return Err(Error::params("texts", "they need vectors to learn; give --vectors or --teacher")),
     };
     for (i, mut row) in vectors.rows_mut().into_iter().enumerate() {
@@ -270,7 +300,7 @@ fn teach(spec: &TextSpec, vocabulary: &Vocabulary, texts: &[String], watch: &dyn
             return Err(Error::params("vectors", format!("row {i} has no direction; mend it")));
         }
     }
-    Ok(Teaching { texts: Texts::new(&vocabulary.tokens(texts)?), vectors })
+    Ok(Teaching { texts: tokens, vectors })
 }
 
 /// The teacher's vectors.

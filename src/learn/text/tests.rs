@@ -74,6 +74,7 @@ fn all_stages_make_an_encoder_and_a_quantizer_that_belong_together() {
     let encoder = Encoder::open(&whole.output).unwrap();
     let quantizer = Quantizer::read(&RealVfs, &whole.output.join(QUANTIZER), None).unwrap();
     assert_eq!((encoder.dim(), quantizer.dim(), quantizer.dense_dim(), quantizer.code_dim()), (32, 32, 16, 16));
+    assert_eq!(quantizer.encoder(), Some(encoder.id()));
     assert!(learn_text(&whole, &Silent).unwrap_err().to_string().contains("name another folder"));
     let left: Vec<_> = dir.path().read_dir().unwrap().map(|e| e.unwrap().file_name()).collect();
     assert_eq!(left.len(), 2, "nothing else is left: {left:?}");
@@ -117,6 +118,52 @@ fn a_teacher_is_asked_for_what_texts_should_be() {
     assert!(a.iter().zip(&b).map(|(a, b)| a * b).sum::<f32>() > 0.6);
 }
 
+/// A table of bytes is coarser than what was trained: what is reported is what the written encoder finds.
+#[test]
+fn the_encoder_that_is_written_is_the_one_that_is_measured() {
+    let dir = tempfile::tempdir().unwrap();
+    write_pairs(&dir.path().join("pairs.tsv"), 600);
+    let spec = TextSpec { element: TableElement::I8, ..spec(dir.path()) };
+    let reported = learn_text(&spec, &Silent).unwrap().quality.unwrap();
+    let data = TextData::read(spec.pairs.as_ref().unwrap(), spec.valid_share, spec.test_share).unwrap();
+    let examples = data.examples(&Vocabulary::open(&spec.output).unwrap()).unwrap();
+    let encoder = Encoder::open(&spec.output).unwrap();
+    let model = StaticModel::from_table(encoder.table().unwrap());
+    let measured = Measured { model: &model, examples: &examples, test: &data.test, quantizer: None };
+    let found = measure(&measured, &spec, &Silent).unwrap();
+    assert_eq!((found.exact, found.queries), (reported.exact, reported.queries));
+}
+
+#[test]
+fn a_teacher_of_another_dimension_is_refused_before_it_is_asked() {
+    struct Asked;
+    impl Watch for Asked {
+        fn begin(&self, phase: &'static str, _: u64) {
+            panic!("{phase}");
+        }
+        fn advance(&self, _: u64) {}
+    }
+    let dir = tempfile::tempdir().unwrap();
+    write_pairs(&dir.path().join("pairs.tsv"), 300);
+    let quick = |base: TextSpec| TextSpec { text: TextTraining { epochs: 1, ..base.text.clone() }, ..base };
+    let small = quick(spec(dir.path()));
+    let large = TextSpec { dim: 24, output: dir.path().join("large"), ..small.clone() };
+    for spec in [&small, &large] {
+        learn_text(spec, &Silent).unwrap();
+    }
+    std::fs::write(dir.path().join("texts.txt"), "qaba\ndaca\n".repeat(100)).unwrap();
+    let taught = TextSpec {
+        pairs: None,
+        texts: Some(dir.path().join("texts.txt")),
+        teacher: Some(large.output),
+        start: Some(small.output.clone()),
+        output: dir.path().join("taught"),
+        ..small
+    };
+    let error = learn_text(&taught, &Asked).unwrap_err().to_string();
+    assert!(error.contains("dimension of the teacher") && error.contains("16") && error.contains("24"), "{error}");
+}
+
 #[test]
 fn what_does_not_go_together_is_refused_before_anything_is_read() {
     let dir = tempfile::tempdir().unwrap();
@@ -126,6 +173,16 @@ fn what_does_not_go_together_is_refused_before_anything_is_read() {
     assert!(refused(TextSpec { texts: Some("t".into()), ..base.clone() }).contains("--teacher"));
     assert!(refused(TextSpec { dense: Some(TextTraining::default()), ..base.clone() }).contains("--code-bytes"));
     assert!(refused(TextSpec { test_share: 0.7, ..base.clone() }).contains("test_share"));
+    let shape = CodeShape::new(CodeBits::Four, 4).unwrap();
+    let codes = CodeTraining::new(Method::Contrastive, Metric::Cosine, 0, shape);
+    let together = |codes, dense_weight| TextSpec { codes: Some(codes), together: true, dense_weight, ..base.clone() };
+    assert!(refused(together(CodeTraining { code_rate: 0.0, ..codes.clone() }, 1.0)).contains("code_rate"));
+    assert!(refused(together(codes.clone(), -1.0)).contains("dense_weight"));
+    let wrong = TextTraining { clip: 0.0, ..base.text.clone() };
+    assert!(refused(TextSpec { text: wrong.clone(), ..base.clone() }).contains("clip"));
+    assert!(refused(TextSpec { dense: Some(wrong), ..together(codes, 1.0) }).contains("clip"));
+    std::fs::write(dir.path().join("file"), "x").unwrap();
+    assert!(refused(TextSpec { output: dir.path().join("file"), ..base.clone() }).contains("is not a folder"));
     assert!(
         refused(TextSpec { start: Some("s".into()), tokenizer: Some("t".into()), ..base }).contains("leave it out")
     );

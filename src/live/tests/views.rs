@@ -114,15 +114,97 @@ fn views_that_cannot_be_indexed_are_refused_by_number() {
     check(&live, &model, "nothing applied");
 }
 
+/// `model` with the first view of each document alone.
+fn first_views(model: &Model) -> Model {
+    model.iter().map(|(&key, document)| (key, Document { views: Vec::new(), ..document.clone() })).collect()
+}
+
+/// A version without views stays attached when one with views is activated: it must not stand in the way of changes, and it is what is
+/// rolled back to.
 #[test]
-fn a_version_without_views_does_not_take_changes_with_views() {
-    let (vfs, live, model) = fresh_views(10, Metric::Ip);
-    live.apply(vec![Change::Upsert(with_views(3, 2, &mut Rng::new(1)))]).unwrap();
-    let plain: Model =
-        model.into_iter().map(|(key, document)| (key, Document { views: Vec::new(), ..document })).collect();
-    let other = MemoryVfs::new();
-    build(&other, &plain, |spec| spec.metric = Metric::Ip);
-    let error = live.switch(open_base(&other, &version(0)).unwrap()).unwrap_err().to_string();
-    assert!(error.contains("change 1") && error.contains("--views"), "{error}");
-    drop(open(&vfs, 0).unwrap());
+fn a_version_without_views_takes_the_first_view_of_each_document() {
+    let (vfs, live, mut model) = fresh_views(10, Metric::Ip);
+    let (views, mut rng) = (live.snapshot().base().clone(), Rng::new(1));
+    let plain = MemoryVfs::new();
+    build(&plain, &first_views(&model), |spec| spec.metric = Metric::Ip);
+    live.attach(open_base(&plain, &version(0)).unwrap()).unwrap();
+    let changes = vec![
+        Change::Upsert(with_views(3, 2, &mut rng)),
+        Change::Upsert(with_views(20, 4, &mut rng)),
+        Change::Upsert(with_views(30, 0, &mut rng)),
+        Change::Delete(40),
+    ];
+    changes.iter().for_each(|change| apply_to(&mut model, change));
+    changes.iter().for_each(|change| live.check(change).unwrap());
+    live.apply(changes).unwrap();
+    check(&live, &model, "with views");
+    assert_eq!(live.snapshot().first_views_only(), 0);
+    // Alone, it refuses views; what it followed, and what it replays, has the first ones.
+    live.detach(&views);
+    let snapshot = live.snapshot();
+    assert!(snapshot.base().views().is_none() && snapshot.first_views_only() == 2);
+    check(&live, &first_views(&model), "without views");
+    let refused = live.check(&Change::Upsert(with_views(3, 1, &mut rng))).unwrap_err().to_string();
+    assert!(refused.contains("--views") && refused.contains(snapshot.base().version()), "{refused}");
+    live.apply(vec![Change::Upsert(with_views(3, 1, &mut rng))]).unwrap_err();
+    drop(live);
+    let live = Live::open(Arc::new(vfs.clone()), Path::new(LIVE), open_base(&plain, &version(0)).unwrap()).unwrap();
+    check(&live, &first_views(&model), "opened over the journal");
+    assert_eq!(live.snapshot().first_views_only(), 2);
+    drop(live);
+    check(&open(&vfs, 0).unwrap(), &model, "the journal has all views");
+}
+
+/// As many documents as are wanted, and as many rows as are kept before the best are chosen: by key they stand in another order.
+#[test]
+fn no_better_document_is_passed_over_for_the_order_of_keys() {
+    let (_, live, _) = fresh_views(5, Metric::Ip);
+    for (n, rows) in [(100usize, 2usize), (64, 2), (32, 2), (33, 3)] {
+        // The last key of the first `n` scores most, the others little; a later one lies between.
+        let along = |score: f32| {
+            let mut vector = vec![0.0; DIM];
+            vector[0] = score;
+            vector
+        };
+        let document = |key: Key, score: f32| Document {
+            vector: along(score),
+            views: vec![along(score); rows - 1],
+            ..document(key, &mut Rng::new(key))
+        };
+        let score = |key: usize| match key {
+            key if key == n => 90.0,
+            key if key == n + n / 5 => 80.0,
+            _ => 10.0,
+        };
+        let documents = (1..=n + n / 2).map(|key| Change::Upsert(document(key as Key, score(key)))).collect();
+        live.apply((1..=150).map(Change::Delete).collect()).unwrap();
+        live.apply(documents).unwrap();
+        let (snapshot, mut found) = (live.snapshot(), Vec::new());
+        snapshot.search_delta(snapshot.base().kernels(), &along(1.0), n, None, &mut |_| true, &mut found).unwrap();
+        let keys: Vec<Key> = found.iter().map(|&(_, place)| snapshot.delta_row(place).unwrap().key()).collect();
+        assert_eq!((keys.len(), &keys[..3]), (n, &[n as Key, (n + n / 5) as Key, 1][..]), "{n} of {rows} views");
+    }
+}
+
+#[test]
+fn documents_are_counted_beside_rows() {
+    let (_, live, model) = fresh_views(20, Metric::Cosine);
+    let counts = |live: &Live| {
+        let snapshot = live.snapshot();
+        (snapshot.documents(), snapshot.delta_documents(), snapshot.dead_documents())
+    };
+    assert_eq!(counts(&live), (20, 0, 0));
+    let mut rng = Rng::new(6);
+    let many = *model.iter().find(|(_, document)| document.views.len() > 1).unwrap().0;
+    live.apply(vec![
+        Change::Upsert(with_views(3, 4, &mut rng)),
+        Change::Upsert(with_views(many, 2, &mut rng)),
+        Change::Upsert(with_views(many, 1, &mut rng)),
+        Change::Delete(many),
+        Change::Delete(200),
+        Change::Upsert(with_views(5, 0, &mut rng)),
+    ])
+    .unwrap();
+    assert_eq!(counts(&live), (20, 2, 2));
+    assert_eq!(live.snapshot().delta_rows(), 6);
 }

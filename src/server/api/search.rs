@@ -353,6 +353,10 @@ pub(in crate::server) struct CollectionAnswer<'a> {
     pub(in crate::server) index_version: &'a str,
     pub(in crate::server) control_epoch: u64,
     /// Ads that can be found.
+    pub(in crate::server) ads: u64,
+    /// Those of them that came, or were replaced, after the version was built.
+    pub(in crate::server) delta_ads: usize,
+    /// Rows that can be found: ads, or views of them.
     pub(in crate::server) rows: u64,
     /// Those of them that came after the version was built.
     pub(in crate::server) delta_rows: usize,

@@ -89,8 +89,8 @@ function tiles(status) {
     tile('Waiting', count(status.queue_depth), 'requests in the queue'),
     tile('Shed', rate(status.shed_per_s), 'a second', status.shed_per_s > 0 ? 'bad' : ''),
     tile('Errors', rate(status.errors_per_s), 'a second', status.errors_per_s > 0 ? 'warn' : ''),
-    tile('Delta', count(status.delta_rows), 'ads newer than the version'),
-    tile('Tombstones', count(status.tombstones), 'replaced or deleted'),
+    tile('Delta', count(status.delta_rows), 'rows newer than the version'),
+    tile('Tombstones', count(status.tombstones), 'rows replaced or deleted'),
     tile('Memory', bytes(status.resident_bytes), 'resident'),
   ];
 }

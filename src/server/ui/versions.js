@@ -58,7 +58,7 @@ function versionRow(version, { active, previous }, act) {
     'tr',
     { 'data-version': version.version },
     h('th', { scope: 'row', class: 'mono' }, version.version),
-    h('td', {}, h('span', { class: `badge ${state}` }, state || '–')),
+    h('td', {}, h('span', { class: `badge ${state}` }, version.rolled_back ? 'active, rolled back to' : state || '–')),
     h('td', { class: 'number' }, count(version.rows)),
     h('td', {}, h('span', { class: 'canary', title: known(queries) ? `${count(queries)} queries` : '' }, bar, figure(recall, 4))),
     h('td', { class: 'mono quiet' }, version.path ?? ''),

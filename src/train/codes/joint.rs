@@ -54,9 +54,20 @@ pub fn train_codes_and_text(
     dense_weight: f32,
     watch: &dyn Watch,
 ) -> Result<CodesAndText> {
+    check_codes_and_text(codes, text, dense_weight)?;
+    examples.check(start.table.nrows())?;
+    let mut trainer = Joint::new(start, examples, (codes, text, dense_weight), watch)?;
+    trainer.run()?;
+    trainer.finish()
+}
+
+/// Refuses settings that [`train_codes_and_text`] would refuse.
+///
+/// # Errors
+/// `InvalidParams`; `Unsupported` for another method than contrastive, heads or another metric than cosine.
+pub fn check_codes_and_text(codes: &CodeTraining, text: &TextTraining, dense_weight: f32) -> Result<()> {
     codes.check()?;
     text.check()?;
-    examples.check(start.table.nrows())?;
     if codes.method != Method::Contrastive || codes.heads != HeadChoice::None || codes.metric != Metric::Cosine {
         return Err(Error::Unsupported {
             what: format!(
@@ -69,9 +80,7 @@ pub fn train_codes_and_text(
     if !(0.0..=f32::MAX).contains(&dense_weight) {
         return Err(Error::params("dense_weight", format!("{dense_weight}; it must be 0 or more")));
     }
-    let mut trainer = Joint::new(start, examples, (codes, text, dense_weight), watch)?;
-    trainer.run()?;
-    trainer.finish()
+    Ok(())
 }
 
 /// All that is trained.
@@ -279,6 +288,7 @@ mod tests {
             documents: Texts::new(&documents),
             train: (0..held).map(pair).collect(),
             valid: (held..n).map(pair).collect(),
+            known: Vec::new(),
         }
     }
 
@@ -341,6 +351,54 @@ mod tests {
             checked += 1;
         }
         assert!(checked > 20, "{checked}");
+    }
+
+    /// InfoNCE of full-precision scores over a batch, by its definition.
+    fn dense_loss(joint: &Joint<'_>, batch: &Batch) -> f64 {
+        let encoder = joint.parts.encoder.model();
+        let encode = |texts: &Texts, rows: &[u32]| {
+            encoder.encode(&texts.select(rows.iter().copied(), 0.0, &mut Rng::new(1))).mapv(f64::from)
+        };
+        let q = encode(&joint.examples.queries, &batch.queries);
+        let scores = q.dot(&encode(&joint.examples.documents, &batch.columns).t()) / f64::from(joint.text.temperature);
+        let of_row = |row: usize| -> f64 {
+            let left = (0..batch.columns.len()).filter(|&column| !batch.masked.contains(&(row, column)));
+            left.map(|column| scores[[row, column]].exp()).sum::<f64>().ln() - scores[[row, batch.own[row]]]
+        };
+        (0..batch.queries.len()).map(of_row).sum::<f64>() / batch.queries.len() as f64
+    }
+
+    /// Where codewords and centroids are all zero, codes give every document the same score whatever the encoder does: what reaches
+    /// the table is the gradient of full-precision scores alone, by queries and by documents.
+    #[test]
+    fn full_precision_scores_reach_the_table_with_their_weight() {
+        let examples = noisy(60);
+        let start = StaticModel::random(vec![1.0; 150], 8, 8, 3).unwrap();
+        let (codes, text) = settings();
+        let (weight, text) = (0.7, TextTraining { dropout: 0.0, temperature: 0.3, ..text });
+        let mut joint = Joint::new(&start, &examples, (&codes, &text, weight), &Silent).unwrap();
+        joint.parts.model.words.value.fill(0.0);
+        joint.parts.model.offsets.value.fill(0.0);
+        joint.parts.model.centroids.value.fill(0.0);
+        joint.parts.model.loss.lists = false;
+        let batch = Batch::new(&examples.train[..20], vec![41, 42], &joint.positives);
+        let mut used = vec![0; codes.shape.subspaces() * codes.shape.codewords()];
+        joint.batch(&batch, &mut Rng::new(1), &mut used);
+        let gradient = joint.parts.encoder.table.gradient().clone();
+        let (mut of_queries, mut of_documents) = (0, 0);
+        for (at, &analytic) in gradient.indexed_iter().filter(|(_, g)| g.abs() > 0.01) {
+            let mut loss = |by: f32| {
+                joint.parts.encoder.table.value[at] += by;
+                let loss = dense_loss(&joint, &batch);
+                joint.parts.encoder.table.value[at] -= by;
+                loss * f64::from(weight)
+            };
+            let numeric = (loss(4e-3) - loss(-4e-3)) / 8e-3;
+            let wrong = (numeric - f64::from(analytic)).abs();
+            assert!(wrong < 0.03 * (0.1 + f64::from(analytic.abs())), "{at:?}: {numeric} {analytic}");
+            if at.0 < 60 { of_queries += 1 } else { of_documents += 1 }
+        }
+        assert!(of_queries > 20 && of_documents > 20, "{of_queries} {of_documents}");
     }
 
     #[test]

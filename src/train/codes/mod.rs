@@ -29,7 +29,7 @@ mod start;
 mod tests;
 
 #[cfg(feature = "text")]
-pub use joint::{CodesAndText, train_codes_and_text};
+pub use joint::{CodesAndText, check_codes_and_text, train_codes_and_text};
 pub use settings::{CodeTraining, HeadChoice, Method};
 
 use ndarray::{Array2, Axis};

@@ -36,7 +36,13 @@ fn nuisance(n: usize, seed: u64) -> Examples {
     }
     let pair = |i: usize| Example { query: i as u32, document: i as u32 };
     let valid = n * 4 / 5;
-    Examples { documents, queries, train: (0..valid).map(pair).collect(), valid: (valid..n).map(pair).collect() }
+    Examples {
+        documents,
+        queries,
+        train: (0..valid).map(pair).collect(),
+        valid: (valid..n).map(pair).collect(),
+        known: Vec::new(),
+    }
 }
 
 fn quick(method: Method, lists: usize) -> CodeTraining {

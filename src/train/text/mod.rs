@@ -46,6 +46,8 @@ pub struct TextExamples {
     pub train: Vec<Example>,
     /// Pairs to choose by, of other queries and other documents.
     pub valid: Vec<Example>,
+    /// Further pairs that belong together; see [`Examples::known`].
+    pub known: Vec<Example>,
 }
 
 impl TextExamples {
@@ -56,6 +58,7 @@ impl TextExamples {
             queries: model.encode(&self.queries),
             train: self.train.clone(),
             valid: self.valid.clone(),
+            known: self.known.clone(),
         }
     }
 
@@ -63,7 +66,8 @@ impl TextExamples {
     fn labels(&self) -> Examples {
         let nothing = |rows| Array2::zeros((rows, 1));
         let (documents, queries) = (nothing(self.documents.len()), nothing(self.queries.len()));
-        Examples { documents, queries, train: self.train.clone(), valid: self.valid.clone() }
+        let (train, valid, known) = (self.train.clone(), self.valid.clone(), self.known.clone());
+        Examples { documents, queries, train, valid, known }
     }
 
     /// Refuses examples that nothing can be trained on.

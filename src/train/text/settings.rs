@@ -51,6 +51,13 @@ pub struct Distillation {
     pub temperature: f32,
 }
 
+impl Distillation {
+    /// Of all its parts.
+    pub(super) fn weight(&self) -> f32 {
+        self.cosine + self.order
+    }
+}
+
 impl Default for Distillation {
     fn default() -> Self {
         Distillation { cosine: 1.0, order: 1.0, temperature: 0.05 }

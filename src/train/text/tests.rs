@@ -77,7 +77,7 @@ fn the_gradient_of_teaching_is_that_of_finite_differences() {
 }
 
 /// Queries and documents in two languages: token `t` of a query is token `t + 40` of its document.
-fn two_languages(n: usize) -> TextExamples {
+pub(super) fn two_languages(n: usize) -> TextExamples {
     let mut rng = Rng::new(5);
     let (mut queries, mut documents) = (Vec::new(), Vec::new());
     for _ in 0..n {
@@ -92,6 +92,7 @@ fn two_languages(n: usize) -> TextExamples {
         documents: Texts::new(&documents),
         train: (0..held).map(pair).collect(),
         valid: (held..n as u32).map(pair).collect(),
+        known: Vec::new(),
     }
 }
 
@@ -99,7 +100,7 @@ fn quick() -> TextTraining {
     TextTraining { epochs: 12, batch: 64, table_rate: 0.05, patience: 12, ..TextTraining::default() }
 }
 
-fn start(width: usize, dim: usize) -> StaticModel {
+pub(super) fn start(width: usize, dim: usize) -> StaticModel {
     StaticModel::random(vec![1.0; 90], width, dim, 7).unwrap()
 }
 
@@ -127,6 +128,39 @@ fn a_teacher_is_copied() {
     let patient = TextTraining { epochs: 60, patience: 60, ..quick() };
     let (_, curve) = train_text(&fresh, lessons, &patient, &Silent).unwrap();
     assert!(curve[0].recall < 0.3 && curve.last().unwrap().recall > 0.8, "{curve:?}");
+}
+
+/// Mean cosine of a model's vectors with those that it was taught.
+fn cosine(model: &StaticModel, teaching: &Teaching) -> f32 {
+    (model.encode(&teaching.texts) * &teaching.vectors).sum() / teaching.texts.len() as f32
+}
+
+#[test]
+fn pairs_and_a_teacher_are_learned_together() {
+    let examples = two_languages(600);
+    let texts = texts(600, 90, 8);
+    let teaching = Teaching { vectors: start(16, 16).encode(&texts), texts };
+    let fresh = StaticModel::random(vec![1.0; 90], 16, 16, 99).unwrap();
+    let both = TextLessons { pairs: Some(&examples), candidates: None, teaching: Some(&teaching) };
+    let (model, curve) = train_text(&fresh, both, &quick(), &Silent).unwrap();
+    let (alone, _) = train_text(&fresh, TextLessons { teaching: None, ..both }, &quick(), &Silent).unwrap();
+    let best = curve.iter().fold(0f32, |best, e| best.max(e.recall));
+    assert!(best > curve[0].recall + 0.3, "{curve:?}");
+    assert!(cosine(&model, &teaching) > cosine(&alone, &teaching) + 0.2);
+}
+
+#[test]
+fn a_heavy_lesson_is_not_taken_for_divergence() {
+    let texts = texts(1500, 90, 8);
+    let teaching = Teaching { vectors: start(12, 24).encode(&texts), texts };
+    let lessons = TextLessons { teaching: Some(&teaching), ..TextLessons::default() };
+    let fresh = StaticModel::random(vec![1.0; 90], 12, 24, 99).unwrap();
+    let distillation = Distillation { order: 100.0, ..Distillation::default() };
+    let (_, curve) = train_text(&fresh, lessons, &TextTraining { distillation, ..quick() }, &Silent).unwrap();
+    assert!(curve[1].loss > 3.0 * 66f32.ln() + 3.0 && curve.last().unwrap().loss < curve[1].loss, "{curve:?}");
+    let none = Distillation { order: 0.0, cosine: 0.0, ..Distillation::default() };
+    let error = train_text(&fresh, lessons, &TextTraining { distillation: none, ..quick() }, &Silent).unwrap_err();
+    assert!(error.to_string().contains("both weigh 0"), "{error}");
 }
 
 #[test]

@@ -12,7 +12,7 @@ use super::super::loss::{MASKED, info_nce, list_net, softmax_rows};
 use super::super::optimiser::{Schedule, check_divergence};
 use super::super::validate::{ranks, recall_at};
 use super::model::{StaticModel, TextParameters};
-use super::{Teaching, TextExamples, TextTraining};
+use super::{Teaching, TextExamples, TextTraining, Texts};
 use crate::error::{Error, Result};
 use crate::linalg::blocked;
 use crate::sample::Rng;
@@ -20,7 +20,7 @@ use crate::sample::Rng;
 /// Recall of validation looks this deep.
 const VALID_DEPTH: u32 = 10;
 /// One of so many taught texts is held out, where there are no pairs to choose by.
-const HELD_OUT: usize = 50;
+const HELD_OUT: u64 = 50;
 
 /// What an encoder learns from: pairs, a teacher's vectors, or both.
 #[derive(Debug, Clone, Copy, Default)]
@@ -52,9 +52,12 @@ pub fn train_text(
     }
     if let Some(teaching) = lessons.teaching {
         teaching.check(start.table.nrows(), start.dim())?;
-        if lessons.pairs.is_none() && teaching.texts.len() < 2 * HELD_OUT {
-            let reason = format!("{} are too few to learn from; give {} or more", teaching.texts.len(), 2 * HELD_OUT);
-            return Err(Error::params("texts", reason));
+        let (found, least) = (teaching.texts.len(), 2 * HELD_OUT);
+        if lessons.pairs.is_none() && (found as u64) < least {
+            return Err(Error::params("texts", format!("{found} are too few to learn from; give {least} or more")));
+        }
+        if settings.distillation.weight() == 0.0 {
+            return Err(Error::params("distillation", "cosine and order both weigh 0; give one of them a weight"));
         }
     } else if lessons.pairs.is_none() {
         return Err(Error::params("pairs", "there are none, and no vectors of a teacher either; give one of them"));
@@ -62,7 +65,25 @@ pub fn train_text(
     if settings.sampling != Sampling::Random && lessons.candidates.is_none() {
         return Err(Error::params("sampling", "it needs the candidates of every query; search them, or use random"));
     }
-    Training::new(start, lessons, settings, watch).run()
+    Training::new(start, lessons, settings, watch)?.run()
+}
+
+/// Numbers of the texts that are learned from, and of those that are held out. Texts with the same tokens stay together, and which
+/// are held out does not depend on the seed: runs over seeds are then judged alike.
+fn hold_out(texts: &Texts) -> [Vec<u32>; 2] {
+    let of = |i: u32| {
+        let hash = blake3::hash(bytemuck::cast_slice(texts.tokens(i as usize)));
+        u64::from_le_bytes(*hash.as_bytes().first_chunk().expect("32 bytes"))
+    };
+    let hashes: Vec<u64> = (0..texts.len() as u32).map(of).collect();
+    // The first one, so that there is always something to judge by.
+    let least = hashes.iter().copied().min();
+    let held = |i: &u32| {
+        let hash = hashes[*i as usize];
+        hash % HELD_OUT == 0 || Some(hash) == least
+    };
+    let (valid, train) = (0..texts.len() as u32).partition(held);
+    [train, valid]
 }
 
 struct Training<'a> {
@@ -78,16 +99,31 @@ struct Training<'a> {
 }
 
 impl<'a> Training<'a> {
-    fn new(start: &StaticModel, lessons: TextLessons<'a>, settings: &'a TextTraining, watch: &'a dyn Watch) -> Self {
+    fn new(
+        start: &StaticModel,
+        lessons: TextLessons<'a>,
+        settings: &'a TextTraining,
+        watch: &'a dyn Watch,
+    ) -> Result<Self> {
         let nothing = Array2::zeros((0, 1));
-        let none = Examples { documents: nothing.clone(), queries: nothing, train: Vec::new(), valid: Vec::new() };
+        let none = Examples {
+            documents: nothing.clone(),
+            queries: nothing,
+            train: Vec::new(),
+            valid: Vec::new(),
+            known: Vec::new(),
+        };
         let labels = lessons.pairs.map_or(none, TextExamples::labels);
-        let texts = lessons.teaching.map_or(0, |t| t.texts.len()) as u32;
-        // Which texts are held out does not depend on the seed: runs over seeds are then judged alike.
-        let held = |i: &u32| lessons.pairs.is_none() && Rng::stream(0x7e57, u64::from(*i)).below(HELD_OUT as u64) == 0;
-        let (valid, train) = (0..texts).partition(held);
+        let taught = match (lessons.teaching, lessons.pairs) {
+            (Some(teaching), None) => hold_out(&teaching.texts),
+            (Some(teaching), Some(_)) => [(0..teaching.texts.len() as u32).collect(), Vec::new()],
+            (None, _) => Default::default(),
+        };
+        if lessons.teaching.is_some() && taught[0].is_empty() {
+            return Err(Error::params("texts", "they are all one text to the encoder; give others, too"));
+        }
         let parameters = TextParameters::new(start, settings.table_rate, settings.projection_rate);
-        Training { positives: labels.positives(), lessons, settings, watch, parameters, labels, taught: [train, valid] }
+        Ok(Training { positives: labels.positives(), lessons, settings, watch, parameters, labels, taught })
     }
 
     fn run(mut self) -> Result<(StaticModel, Vec<Epoch>)> {
@@ -141,20 +177,22 @@ impl<'a> Training<'a> {
         let (mut sum, steps) = (0f64, batches.len());
         for triples in batches {
             self.watch.check()?;
-            let (mut loss, mut columns) = (0.0, 2);
+            let (mut loss, mut weight, mut columns) = (0.0, 0.0, 2);
             if let Some(pairs) = self.lessons.pairs {
                 let batch = self.batch(&triples, pairs.documents.len(), &mut rng);
                 columns += batch.columns.len();
                 loss += self.step_on_pairs(pairs, &batch, &mut rng);
+                weight += 1.0;
             }
             if let Some(teaching) = self.lessons.teaching {
                 let rows: Vec<u32> = taught.by_ref().take(settings.batch.min(self.taught[0].len())).collect();
                 columns += rows.len();
                 loss += self.step_on_teaching(teaching, &rows, &mut rng);
+                weight += settings.distillation.weight();
             }
             let projection = &mut self.parameters.projection;
             let norm = schedule.step_with(*step, &mut [projection], &mut self.parameters.table);
-            check_divergence(*step, loss, norm, columns)?;
+            check_divergence(*step, loss / weight, norm, columns)?;
             (sum, *step) = (sum + f64::from(loss), *step + 1);
             self.watch.advance(1);
         }
@@ -261,4 +299,48 @@ pub(super) fn taught(y: &Array2<f32>, t: &Array2<f32>, settings: &TextTraining) 
         gradient += &(blocked::nn(g.view(), t.view()) * (distillation.order / tau));
     }
     (loss, gradient)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{start, two_languages};
+    use super::*;
+    use crate::train::Silent;
+
+    #[test]
+    fn hard_negatives_are_candidates_of_their_queries() {
+        let examples = two_languages(600);
+        let near = |q: u32| (0..600).filter(|d| *d != q && d % 50 == q % 50).collect();
+        let candidates = Candidates { by_query: (0..600).map(near).collect() };
+        let lessons = TextLessons { pairs: Some(&examples), candidates: Some(&candidates), teaching: None };
+        let settings = TextTraining { sampling: Sampling::Snowball, batch: 8, ..TextTraining::default() };
+        let training = Training::new(&start(4, 4), lessons, &settings, &Silent).unwrap();
+        let train = &training.labels.train;
+        let sampler = Sampler::new(settings.sampling, &candidates, train, 600, settings.batch, 1);
+        let mut seen = 0;
+        for triples in sampler.epoch(train, &training.positives, 1) {
+            let batch = training.batch(&triples, 600, &mut Rng::new(1));
+            let (own, hard) = batch.columns.split_at(batch.queries.len());
+            assert_eq!(
+                (own.len(), hard.len()),
+                (triples.len(), triples.len()),
+                "a negative a query, after its own document"
+            );
+            for ((&query, &own), &negative) in batch.queries.iter().zip(own).zip(hard) {
+                assert!(own == query && negative != query && negative % 50 == query % 50, "{query} {own} {negative}");
+                seen += 1;
+            }
+        }
+        assert_eq!(seen, train.len());
+    }
+
+    #[test]
+    fn equal_texts_are_held_out_together() {
+        let texts: Vec<Vec<u32>> = (0..600).map(|i| vec![i % 300, 3]).collect();
+        let [train, valid] = hold_out(&Texts::new(&texts));
+        assert!(valid.len() >= 2 && train.len() > 500 && train.len() + valid.len() == 600, "{}", valid.len());
+        assert!(valid.iter().all(|i| valid.contains(&((i + 300) % 600))));
+        let few = Texts::new(&(0..100).map(|i| vec![i]).collect::<Vec<_>>());
+        assert!(!hold_out(&few)[1].is_empty(), "there is always something to judge by");
+    }
 }

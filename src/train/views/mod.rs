@@ -11,7 +11,7 @@
 //! teacher thinks of the candidates, and of the views of each (`loss.rs`); half of the negatives are those that the student itself takes
 //! for the right one, found anew every epoch; the epoch that does best on other mentions is kept, the start included.
 //!
-//! Training uses local views only. Searching may add a global view: it is a row like any other.
+//! Which views an entity has is up to the caller: local ones, a global one, or both. They are trained alike, and searched alike.
 
 mod loss;
 mod teacher;

@@ -25,6 +25,10 @@ fn versions_are_staged_activated_and_rolled_back() {
     assert_eq!(answer["index_version"], half);
     assert_eq!(keys(&answer).len(), ROWS / 2 + 1, "what was written before follows");
     ok(&admin(server.address, "rollback", json!({})));
+    let listed = ok(&send(server.address, "GET", &format!("{C}/versions"), &[], b""));
+    let rolled_back = |version: &&Value| version["rolled_back"] == json!(true);
+    let told: Vec<&Value> = listed["versions"].as_array().unwrap().iter().filter(rolled_back).collect();
+    assert!(told.len() == 1 && told[0]["version"] == json!(base), "who rolled back stays there: {listed}");
     let answer = search(server.address, json!({"vector": vector(ROWS - 1), "limit": 1}));
     assert_eq!((keys(&answer), &answer["index_version"]), (vec![ROWS as u64 - 1], &json!(base)));
     ok(&admin(server.address, "split", json!({"version": half, "share": 0.5})));
