@@ -3,6 +3,7 @@
 use super::testing::{WORDS, Words, made_pool};
 use super::*;
 use crate::encoder::testing::write_static;
+use crate::error::Result;
 use crate::train::Silent;
 
 fn lessons_of(index: &PromptIndex, spec: &PlanSpec) -> (Vec<Lesson>, ScoreReport) {
@@ -85,7 +86,7 @@ fn a_cluster_that_is_left_out_is_in_no_pool_no_training_and_no_prompt() {
         Pool::from_tsv(&dir.path().join("source.tsv"), &Clusters::default_table(), &spec).unwrap().demonstrations
     };
     let mut ledger = Ledger::open(&index.dir().join("scores.jsonl")).unwrap();
-    let mut model = Words::default();
+    let mut model = Moody;
     let mut kept = KeptScorer::new(&mut model, &mut ledger);
     let lexical = Lexical::new(index.pool().demonstrations.iter().map(Demonstration::text));
     let methods = [Method::Alone, Method::Random(1), Method::Lexical(&lexical), Method::Index(&index)];
@@ -200,6 +201,24 @@ fn retrieval_from_many_lists_misses_nothing() {
     assert!(index.retrieve_until("red", 3, late + std::time::Duration::from_secs(600)).unwrap().is_some());
 }
 
+/// Says something else of every prompt.
+struct Moody;
+
+impl Scorer for Moody {
+    fn name(&self) -> &str {
+        "moody"
+    }
+
+    fn score(&mut self, prompt: &str, completions: &[String]) -> Result<Vec<Likelihood>> {
+        let of = |completion: &String| {
+            let bytes = prompt.bytes().chain(completion.bytes());
+            let mixed = bytes.fold(7u64, |sum, byte| (sum ^ u64::from(byte)).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+            Likelihood { loglik: -1.0 - (mixed >> 50) as f64 / 4096.0, tokens: 1 }
+        };
+        Ok(completions.iter().map(of).collect())
+    }
+}
+
 /// A table of the made pool's paraphrases.
 fn made_table(index: &PromptIndex, inputs: usize, candidates: usize) -> Table {
     let held = PoolSpec { only: ["paraphrase".to_string()].into(), ..PoolSpec::default() };
@@ -208,7 +227,7 @@ fn made_table(index: &PromptIndex, inputs: usize, candidates: usize) -> Table {
     let inputs = draw_inputs(&held, index.pool(), 0..inputs, 1);
     let candidates = draw_candidates(index.pool(), candidates, 1);
     let mut ledger = Ledger::open(&index.dir().join("scores.jsonl")).unwrap();
-    let mut model = Words::default();
+    let mut model = Moody;
     Table::score(index.pool(), inputs, candidates, &mut KeptScorer::new(&mut model, &mut ledger), &Silent).unwrap()
 }
 
@@ -257,6 +276,8 @@ fn inputs_of_a_table_are_examples_that_the_pool_has_not() {
     let mut kept = KeptScorer::new(&mut model, &mut ledger);
     let error = Table::score(index.pool(), all[..1].to_vec(), vec![1, 2], &mut kept, &Silent).unwrap_err().to_string();
     assert!(error.contains("is in the pool"), "{error}");
+    let error = Table::score(&half, drawn, vec![1, 999], &mut kept, &Silent).unwrap_err().to_string();
+    assert!(error.contains("demonstration 999 is beyond the 60"), "{error}");
 }
 
 /// Mean worth of the candidate that an index puts first, over lessons.
