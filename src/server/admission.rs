@@ -287,7 +287,7 @@ mod tests {
 
     fn admission() -> Admission {
         Admission {
-            settings: AdmissionSection { queue_ms: 200, reduce_from_ms: 40, least_effort: 0.4 },
+            settings: AdmissionSection { queue_ms: 200, reduce_from_ms: 40, least_effort: 0.4, refusals_per_second: 0 },
             default_timeout: Duration::from_secs(1),
             most_nprobe: 1_000,
             most_candidates: 10_000,
@@ -420,7 +420,7 @@ mod tests {
     #[test]
     fn settings_without_meaning_are_refused() {
         let check = |queue_ms, reduce_from_ms, least_effort| {
-            AdmissionSection { queue_ms, reduce_from_ms, least_effort }.check().is_ok()
+            AdmissionSection { queue_ms, reduce_from_ms, least_effort, refusals_per_second: 0 }.check().is_ok()
         };
         assert!(check(200, 200, 1.0) && !check(200, 201, 1.0));
         assert!(!check(200, 0, 0.0) && !check(200, 0, 1.1) && !check(200, 0, f64::NAN));
