@@ -301,14 +301,14 @@ fn run_score(options: &ScoreOptions) -> Result<()> {
     let ScoreOptions { inputs, candidates, share, seed, .. } = *options;
     let plan = plan(index.pool(), &PlanSpec { inputs, candidates, share, seed })?;
     let mut ledger = Ledger::open(&options.pool.join("scores.jsonl"))?;
-    let mut scorer = options.scorer.start(options.timeout)?;
-    let mut kept = KeptScorer::new(scorer.as_mut(), &mut ledger);
-    let (lessons, report) = score(index.pool(), &plan, &mut kept, &Lines::default())?;
     let (path, note) = (options.pool.join("lessons.jsonl"), index.note());
     let before = match path.exists() {
         true => read_lessons(&path, &note.pool, index.pool().demonstrations.len())?,
         false => Vec::new(),
     };
+    let mut scorer = options.scorer.start(options.timeout)?;
+    let mut kept = KeptScorer::new(scorer.as_mut(), &mut ledger);
+    let (lessons, report) = score(index.pool(), &plan, &mut kept, &Lines::default())?;
     let all = merge_lessons(before, lessons);
     write_lessons(&path, &note.pool, &all)?;
     let mut report = json!(report);

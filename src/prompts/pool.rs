@@ -278,7 +278,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("pool.jsonl");
         pool.write(&path).unwrap();
-        assert_eq!(Pool::read(&path).unwrap(), pool);
+        assert_eq!(Pool::read(&path).unwrap().demonstrations, pool.demonstrations);
         std::fs::write(&path, "{\"template\": 3}\n").unwrap();
         assert!(Pool::read(&path).unwrap_err().to_string().contains("line 1"));
     }

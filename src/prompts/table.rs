@@ -131,6 +131,11 @@ impl Table {
             let reason = format!("example {} of {} is in the pool; draw others", input.example, input.task);
             return Err(Error::params("inputs", reason));
         }
+        let size = pool.demonstrations.len();
+        if let Some(beyond) = candidates.iter().find(|&&candidate| candidate as usize >= size) {
+            let reason = format!("demonstration {beyond} is beyond the {size} of the pool; give numbers below that");
+            return Err(Error::params("candidates", reason));
+        }
         watch.begin("table", (inputs.len() * (candidates.len() + 1)) as u64);
         let mut cell = |before: &[&Demonstration], input: &Demonstration| -> Result<Cell> {
             watch.check()?;
