@@ -125,7 +125,7 @@ fn a_client_that_leaves_is_not_searched_for() {
 
 #[test]
 fn refusals_beyond_their_rate_let_their_connection_rest_and_no_other() {
-    let server = start(|config| (config.admission.queue_ms, config.admission.refusals_per_second) = (100, 1));
+    let server = start(|config| (config.admission.queue_ms, config.admission.refusals_per_second) = (300, 1));
     let body = json!({"vector": vector(0), "timeout_ms": 20_000}).to_string();
     let blockade = server.block(0);
     let _waiting = [waiting(&server, 400), waiting(&server, 400)];
