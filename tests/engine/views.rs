@@ -236,7 +236,8 @@ fn rounds_are_bounded_and_the_last_one_is_told_from_all() {
     build(&spec, &Silent).unwrap();
     let searcher = Searcher::open(&spec.output, &OpenOptions::default()).unwrap();
     let (mut scratch, mut hits) = (searcher.scratch(), Vec::new());
-    let asked = |further| SearchParams { k: 200, nprobe: 2, candidates: 200, further, ..SearchParams::default() };
+    // Two lists of thirty do not hold five documents of six.
+    let asked = |further| SearchParams { k: 500, nprobe: 2, candidates: 500, further, ..SearchParams::default() };
     for query in parents.data.queries() {
         let mut round = |params: &SearchParams| {
             let stats = searcher.search(query, params, &mut scratch, &mut hits).unwrap();
@@ -244,14 +245,14 @@ fn rounds_are_bounded_and_the_last_one_is_told_from_all() {
         };
         let (one, short) = round(&asked(Further::NOT));
         assert_eq!((one.lists_probed, one.last_round().lists, one.fraction), (2, 2, 1.0));
-        assert!(one.candidates <= 200 && short.len() < 200);
+        assert!(one.candidates <= 500 && short.len() < 500);
         let (all, full) = round(&asked(Further::TO_THE_END));
         let last = all.last_round();
-        assert_eq!(full.len(), 200);
+        assert_eq!(full.len(), 500);
         assert!(last.lists > 2 && last.lists < all.lists_probed && last.candidates < all.candidates, "{all:?}");
-        let (some, hits) = round(&asked(Further { candidates: 250, lists: 5 }));
+        let (some, few) = round(&asked(Further { candidates: 600, lists: 5 }));
         let last = some.last_round();
-        assert!(last.lists <= 5 && last.candidates <= 250 && hits.len() >= short.len(), "{some:?}");
+        assert!((3..=5).contains(&last.lists) && last.candidates <= 600 && few.len() < 500, "{some:?}");
     }
 }
 
