@@ -108,7 +108,7 @@ fn split(lessons: &[Lesson], pool: &Pool, spec: &TuneSpec) -> (Vec<Contrast>, Ve
         // The worst first; never one that is about as good as the best.
         let worse = lesson.ranked.iter().rev().take_while(|(_, worth)| worth * (1.0 + spec.margin) < best);
         let hard: Vec<u32> = worse.take(spec.hard).map(|(number, _)| *number).collect();
-        (!hard.is_empty()).then(|| (lesson.input, Contrast { query, positive, hard }))
+        (!hard.is_empty()).then_some((lesson.input, Contrast { query, positive, hard }))
     };
     let contrasts: Vec<(u32, Contrast)> = lessons.iter().zip(0u32..).filter_map(contrast).collect();
     let task = |input: u32| pool.demonstrations[input as usize].task.as_str();

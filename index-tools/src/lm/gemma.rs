@@ -446,7 +446,7 @@ fn norm_row(x: &mut [f32], weight: &[f32], epsilon: f32) {
 
 /// The Gaussian error linear unit by its usual hyperbolic tangent: `x / 2 (1 + tanh(u)) = x / (1 + exp(-2 u))`.
 fn gelu(x: f32) -> f32 {
-    x / (1.0 + (-1.595_769_1 * (x + 0.044_715 * x * x * x)).exp())
+    x / (1.0 + (-1.595_769 * (x + 0.044_715 * x * x * x)).exp())
 }
 
 #[cfg(test)]

@@ -80,7 +80,7 @@ fn hold_out(texts: &Texts) -> [Vec<u32>; 2] {
     let least = hashes.iter().copied().min();
     let held = |i: &u32| {
         let hash = hashes[*i as usize];
-        hash % HELD_OUT == 0 || Some(hash) == least
+        hash.is_multiple_of(HELD_OUT) || Some(hash) == least
     };
     let (valid, train) = (0..texts.len() as u32).partition(held);
     [train, valid]

@@ -157,7 +157,7 @@ fn probabilities_are_those_of_another_implementation() {
     for (header, expected) in cases {
         let mut model = read(&made_file(header)).unwrap();
         let last = plain(&mut model, &TEXT);
-        for (found, expected) in model.logs(last.view(), &[asked.clone()]).iter().zip(expected) {
+        for (found, expected) in model.logs(last.view(), std::slice::from_ref(&asked)).iter().zip(expected) {
             assert!((found - expected).abs() < TOLERANCE, "{found} {expected}");
         }
     }
