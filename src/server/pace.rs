@@ -17,9 +17,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Sleep, sleep_until};
 
 /// Refusals that may come at once before any of them is beyond the rate, as the time in which so many may come.
-const BURST: Duration = Duration::from_millis(100);
-/// The longest time that a connection is not read from.
-const LONGEST: Duration = Duration::from_secs(1);
+const BURST: Duration = Duration::from_millis(500);
 
 /// How many refusals a second there may be.
 #[derive(Debug)]
@@ -27,21 +25,25 @@ pub(super) struct Refusals {
     begun: Instant,
     /// Time of one refusal; zero sets no limit.
     each: Duration,
+    /// The longest time that a connection is not read from.
+    longest: Duration,
     /// When all refusals so far are paid for, in nanoseconds after `begun`.
     paid_ns: AtomicU64,
 }
 
 impl Refusals {
-    /// At most `per_second`; 0 sets no limit.
-    pub(super) fn new(per_second: u64) -> Refusals {
+    /// At most `per_second`; 0 sets no limit. `queue` is how long requests may wait: connections rest for three quarters of that at most,
+    /// so that they are back before the work that made them wait is done and the workers have none.
+    pub(super) fn new(per_second: u64, queue: Duration) -> Refusals {
         let each = Duration::from_secs(1).checked_div(u32::try_from(per_second).unwrap_or(u32::MAX));
-        Refusals { begun: Instant::now(), each: each.unwrap_or_default(), paid_ns: AtomicU64::new(0) }
+        let longest = queue * 3 / 4;
+        Refusals { begun: Instant::now(), each: each.unwrap_or_default(), longest, paid_ns: AtomicU64::new(0) }
     }
 
     /// Counts a refusal; until when its connection should rest, if it is beyond the rate.
     pub(super) fn refuse(&self, now: Instant) -> Option<Instant> {
         let (at, each) = (now.saturating_duration_since(self.begun).as_nanos() as u64, self.each.as_nanos() as u64);
-        let most = at + (BURST + LONGEST).as_nanos() as u64;
+        let most = at + (BURST + self.longest).as_nanos() as u64;
         let next = |paid: u64| (paid.max(at) + each).min(most);
         let before = self.paid_ns.fetch_update(Relaxed, Relaxed, |paid| Some(next(paid))).unwrap_or_default();
         let rest = Duration::from_nanos(next(before) - at).checked_sub(BURST)?;
@@ -135,18 +137,18 @@ mod tests {
 
     #[test]
     fn refusals_beyond_the_rate_rest_until_their_turn_and_those_below_do_not() {
-        let (refusals, start) = (Refusals::new(100), Instant::now());
-        // Ten may come at once, as many as a burst; each later one waits ten milliseconds longer.
-        assert!((0..10).all(|_| refusals.refuse(start).is_none()));
+        let (refusals, start) = (Refusals::new(100, Duration::from_millis(400)), Instant::now());
+        // Fifty may come at once, half a second of them; each later one waits ten milliseconds longer.
+        assert!((0..50).all(|_| refusals.refuse(start).is_none()));
         let rests: Vec<Duration> = (0..5).filter_map(|_| Some(refusals.refuse(start)? - start)).collect();
         let near = |found: Duration, ms: u64| found.abs_diff(Duration::from_millis(ms)) < Duration::from_millis(1);
         assert!(rests.len() == 5 && rests.iter().zip(1..).all(|(&rest, turn)| near(rest, 10 * turn)), "{rests:?}");
-        // Nobody rests for longer than a second, and as soon as the refusals are paid for nobody rests at all.
+        // Nobody rests for longer than three quarters of the queue, and as soon as the refusals are paid for nobody rests at all.
         let last = (0..1_000).filter_map(|_| refusals.refuse(start)).last().unwrap();
-        assert!(near(last - start, 1_000));
+        assert!(near(last - start, 300));
         let later = start + Duration::from_secs(3);
         assert!((0..10).all(|i| refusals.refuse(later + Duration::from_millis(10 * i)).is_none()));
-        let unlimited = Refusals::new(0);
+        let unlimited = Refusals::new(0, Duration::from_millis(400));
         assert!((0..100_000).all(|_| unlimited.refuse(start).is_none()));
     }
 

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use tokio_rustls::TlsAcceptor;
 
@@ -37,7 +38,10 @@ impl Platform {
         Ok(Platform {
             keys: Keys::load(&config.auth)?,
             admission: Admission::new(config, searcher),
-            refusals: Refusals::new(config.admission.refusals_per_second),
+            refusals: Refusals::new(
+                config.admission.refusals_per_second,
+                Duration::from_millis(config.admission.queue_ms),
+            ),
             slow: SlowLog::new(&config.slow_log),
             status: Arc::default(),
             telemetry: Telemetry::start(&config.log)?,
