@@ -2,7 +2,9 @@
 //!
 //! The easy version is `axum::serve`. The departures:
 //! - *Header timeout*: `axum::serve` has none, so a client that sends one header byte a minute holds a connection for
-//!   ever. Here hyper closes it; the same timer ends idle kept-alive connections.
+//!   ever. Here hyper closes it; the same timer ends idle kept-alive connections. Connections that came together do not end
+//!   together ([`header_timeout`]): a thousand ends at once, and a thousand new connections after them, would make all
+//!   others wait.
 //! - *Connection cap*: beyond it a connection is told 503 and closed. It costs no task.
 //! - *Drain with an end*: after the shutdown signal nothing is accepted, idle connections close, running requests get
 //!   `timeouts.drain_ms`; what is left then is cut.
@@ -50,8 +52,9 @@ pub async fn serve(listener: TcpListener, shutdown: impl Future<Output = ()>, se
     let graceful = GracefulShutdown::new();
     let routes = TowerToHyperService::new(router(service.clone()));
     let mut builder = http1::Builder::new();
-    let header_timeout = Duration::from_millis(service.config().timeouts.header_ms);
-    builder.timer(TokioTimer::new()).header_read_timeout(header_timeout).max_buf_size(HEADER_BYTES);
+    builder.timer(TokioTimer::new()).max_buf_size(HEADER_BYTES);
+    let longest = Duration::from_millis(service.config().timeouts.header_ms);
+    let mut accepted_before = 0_u64;
     let mut shutdown = pin!(shutdown);
     let mut seconds = interval(Duration::from_secs(1));
     seconds.tick().await; // The first one comes at once.
@@ -77,7 +80,9 @@ pub async fn serve(listener: TcpListener, shutdown: impl Future<Output = ()>, se
                     // Answers are small and written at once: waiting to fill packets would only delay them.
                     let _ = stream.set_nodelay(true);
                     let (service, watcher) = (service.clone(), graceful.watcher());
-                    let (builder, routes) = (builder.clone(), routes.clone());
+                    let (mut builder, routes) = (builder.clone(), routes.clone());
+                    builder.header_read_timeout(header_timeout(longest, accepted_before));
+                    accepted_before += 1;
                     connections.spawn(async move {
                         let pace = Pace::new();
                         let known = pace.clone();
@@ -114,6 +119,15 @@ pub async fn serve(listener: TcpListener, shutdown: impl Future<Output = ()>, se
     drained
 }
 
+/// How long a client may take for the headers of a request, the `turn`th since the start: four fifths of `longest` up to
+/// all of it. Turns by the golden ratio keep any run of connections spread evenly over that fifth.
+fn header_timeout(longest: Duration, turn: u64) -> Duration {
+    /// The fractional part of the golden ratio, of 2^64.
+    const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
+    let fraction = (turn.wrapping_mul(GOLDEN) >> 32) as f64 / 2.0_f64.powi(32);
+    longest.mul_f64(1.0 - fraction / 5.0)
+}
+
 /// A connection on which HTTP can be spoken.
 enum Connection {
     Plain(TcpStream),
@@ -143,6 +157,21 @@ fn refuse(stream: &TcpStream) {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    #[test]
+    fn connections_that_came_together_end_apart() {
+        let longest = Duration::from_secs(10);
+        for first in [0, 12_345, u64::MAX - 500] {
+            let mut limits: Vec<_> =
+                (0..1000).map(|turn| super::header_timeout(longest, first.wrapping_add(turn))).collect();
+            limits.sort();
+            assert!(limits[0] >= Duration::from_secs(8) && limits[999] <= longest, "{limits:?}");
+            // Two seconds hold a thousand ends: never more than 25 in any 20 ms.
+            assert!(limits.windows(25).all(|some| some[24] - some[0] > Duration::from_millis(20)), "{limits:?}");
+        }
+    }
+
     #[test]
     fn the_refusal_states_its_true_length() {
         let text = std::str::from_utf8(super::TOO_MANY).unwrap();

@@ -57,8 +57,11 @@ pub(super) fn start(plan: &Plan, notes: &Notes) -> JoinSet<()> {
     if plan.background.updates > 0.0 {
         tasks.spawn_local(update(plan.clone(), notes.clone()));
     }
-    for _ in 0..plan.background.slow_clients {
-        tasks.spawn_local(slow_client(plan.clone(), notes.clone()));
+    let slow = plan.background.slow_clients;
+    for client in 0..slow {
+        // They have nothing to do with each other: their bytes come spread over the second, and not as a burst of the client's.
+        let begins = SLOWNESS.mul_f64(client as f64 / slow as f64);
+        tasks.spawn_local(slow_client(plan.clone(), notes.clone(), begins));
     }
     tasks
 }
@@ -121,7 +124,8 @@ fn rejected(body: &[u8]) -> u64 {
 }
 
 /// Sends a request a byte a second, again and again, for as long as the server lets it.
-async fn slow_client(plan: Plan, notes: Notes) {
+async fn slow_client(plan: Plan, notes: Notes, begins: Duration) {
+    sleep(begins).await;
     let request = plan.target.request("POST", "/search", "application/json", &plan.bodies[0]);
     loop {
         let Ok(mut stream) = TcpStream::connect(plan.target.address).await else {
