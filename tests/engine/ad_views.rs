@@ -5,19 +5,17 @@ use std::path::Path;
 use std::sync::Arc;
 
 use bigrain::ads::{
-    AdQuery, AdSettings, Block, CapBy, Collection, CollectionOptions, Diversity, Ranking, SampledRows, VersionState,
-    View,
+    AdQuery, Block, CapBy, Collection, CollectionOptions, Diversity, Ranking, SampledRows, VersionState, View,
 };
 use bigrain::build::BuildSpec;
 use bigrain::dataset::{Scalar, VectorWriter};
-use bigrain::index::OpenOptions;
 use bigrain::live::{Change, Document, Place};
 use bigrain::sample::Rng;
 use bigrain::search::{Scratch, SearchParams};
 use bigrain::train::Silent;
 use bigrain::types::{Key, Row};
 
-use crate::common::ad_query;
+use crate::common::{ad_options, ad_query};
 
 const ADS: usize = 900;
 const DIM: usize = 16;
@@ -64,15 +62,8 @@ fn build(dir: &Path, name: &str, views: bool) {
 }
 
 fn open(dir: &Path, name: &str) -> Arc<Collection> {
-    let options = CollectionOptions {
-        open: OpenOptions::default(),
-        settings: AdSettings { group_attribute: "ad_group".into(), default_ctr: 0.01 },
-        state: Some(dir.join("state")),
-        versions: Some(dir.join("versions")),
-        canary_recall: 0.0,
-        compact_changes: 0,
-        least_free: 0,
-    };
+    let (state, versions) = (Some(dir.join("state")), Some(dir.join("versions")));
+    let options = CollectionOptions { state, versions, ..ad_options() };
     Collection::open(&dir.join("versions").join(name), options).unwrap()
 }
 

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use bigrain::ads::{AdQuery, Block, Ranking};
+use bigrain::ads::{AdQuery, AdSettings, Block, CollectionOptions, Ranking};
 use bigrain::attributes::Filter;
 use bigrain::build::{BuildReport, BuildSpec, build, build_on};
 use bigrain::dataset::synthetic::{Clustered, Draw};
@@ -53,6 +53,19 @@ pub(crate) fn write_vectors(dir: &Path, name: &str, dim: usize, values: &[f32]) 
     writer.write(values).unwrap();
     writer.finish().unwrap();
     path
+}
+
+/// A collection of ads by `ad_group` that is never upkept by itself and is changed nowhere on disk.
+pub(crate) fn ad_options() -> CollectionOptions {
+    CollectionOptions {
+        open: OpenOptions::default(),
+        settings: AdSettings { group_attribute: "ad_group".into(), default_ctr: 0.01 },
+        state: None,
+        versions: None,
+        canary_recall: 0.0,
+        compact_changes: 0,
+        least_free: 0,
+    }
 }
 
 /// A spec of a small index.

@@ -5,11 +5,10 @@ use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
 use bigrain::ads::control::{Field, Level, Patch, Reason, Status};
-use bigrain::ads::{AdSettings, Collection, CollectionOptions, LowSpace, Registry, VersionState};
+use bigrain::ads::{Collection, CollectionOptions, LowSpace, Registry, VersionState};
 use bigrain::build::BuildSpec;
 use bigrain::calibrate::write_canary;
 use bigrain::error::{Error, Result};
-use bigrain::index::OpenOptions;
 use bigrain::live::{Change, Document};
 use bigrain::search::{Scratch, SearchParams};
 use bigrain::train::{Silent, Watch};
@@ -18,7 +17,7 @@ use bigrain::vfs::testing::{CrashVfs, Fault, FaultyVfs, Survival};
 use bigrain::vfs::{MemoryVfs, RealVfs, Vfs};
 use tempfile::TempDir;
 
-use crate::common::{Data, ad_query, small};
+use crate::common::{Data, ad_options, ad_query, small};
 
 const DIM: usize = 8;
 const ROWS: usize = 200;
@@ -56,15 +55,8 @@ impl Place {
     }
 
     fn options(&self) -> CollectionOptions {
-        CollectionOptions {
-            open: OpenOptions::default(),
-            settings: AdSettings { group_attribute: "ad_group".into(), default_ctr: 0.01 },
-            state: Some(self.path("state")),
-            versions: Some(self.path("versions")),
-            canary_recall: 0.5,
-            compact_changes: 0,
-            least_free: 0,
-        }
+        let (state, versions) = (Some(self.path("state")), Some(self.path("versions")));
+        CollectionOptions { state, versions, canary_recall: 0.5, ..ad_options() }
     }
 
     fn open(&self) -> Arc<Collection> {
