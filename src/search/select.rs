@@ -35,7 +35,7 @@ const FEW_ROWS: usize = 2_048;
 /// The power of the share of passing rows that says how many of them are seen: 1 would scan as many lists as without a filter, 0 as
 /// many passing rows as there would be rows. Over a million ads, k = 100, a filter that 1 % pass: recall .997 at four times the time with
 /// .5, .98 at twice the time with .75.
-const EXTENSION: f32 = 0.75;
+const EXTENSION: f32 = 0.78;
 /// How many times the expected number of lists is ranked at first.
 const SPARE_LISTS: f32 = 2.0;
 /// The least relevance around which bids are weighed: below it the logarithm is too steep for a straight line.
