@@ -78,7 +78,7 @@ fn main() -> Result<()> {
     PromptIndex::create(&folder, &pool, &spec, (&testdata.join("encoder"), None), &Silent)?;
     let untuned = PromptIndex::open(&folder, "untuned", None)?;
 
-    let trials = plan(untuned.pool(), &PlanSpec { inputs: 400, candidates: 12, share: 4, seed: 1 })?;
+    let trials = plan(untuned.pool(), &PlanSpec { inputs: 400, candidates: 12, elsewhere: 0, share: 4, seed: 1 })?;
     let (mut model, mut ledger) = (Parrot, Ledger::open(&dir.join("scores.jsonl"))?);
     let (lessons, report) = score(untuned.pool(), &trials, &mut KeptScorer::new(&mut model, &mut ledger), &Silent)?;
     let [best, mean, worst] = report.best_mean_worst;

@@ -94,9 +94,12 @@ struct ScoreOptions {
     /// Inputs of training
     #[arg(long, value_name = "N", default_value_t = 240)]
     inputs: usize,
-    /// Candidates of each
+    /// Candidates of each, of its own task
     #[arg(long, value_name = "N", default_value_t = 12)]
     candidates: usize,
+    /// Candidates of other tasks besides: what serves inputs of tasks that the pool does not know is learned from these
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    elsewhere: usize,
     /// Inputs of a task that share their candidates, at most
     #[arg(long, value_name = "N", default_value_t = 6)]
     share: usize,
@@ -120,6 +123,9 @@ struct TuneOptions {
     /// Demonstrations of other tasks drawn for an input
     #[arg(long, value_name = "N", default_value_t = 8)]
     others: usize,
+    /// Compare only what was scored for an input, neither --others nor candidates of other inputs: for candidates of other tasks
+    #[arg(long)]
+    ranked_only: bool,
     /// How much better the best candidate of an input must be than one that counts as bad, as a share of its worth
     #[arg(long, value_name = "SHARE", default_value_t = 0.1)]
     margin: f64,
@@ -298,8 +304,8 @@ impl ScorerOptions {
 
 fn run_score(options: &ScoreOptions) -> Result<()> {
     let index = PromptIndex::open(&options.pool, "untuned", None)?;
-    let ScoreOptions { inputs, candidates, share, seed, .. } = *options;
-    let plan = plan(index.pool(), &PlanSpec { inputs, candidates, share, seed })?;
+    let ScoreOptions { inputs, candidates, elsewhere, share, seed, .. } = *options;
+    let plan = plan(index.pool(), &PlanSpec { inputs, candidates, elsewhere, share, seed })?;
     let mut ledger = Ledger::open(&options.pool.join("scores.jsonl"))?;
     let (path, note) = (options.pool.join("lessons.jsonl"), index.note());
     let before = match path.exists() {
@@ -320,8 +326,8 @@ fn run_tune(options: &TuneOptions) -> Result<()> {
     let index = PromptIndex::open(&options.pool, "untuned", None)?;
     let size = index.pool().demonstrations.len();
     let lessons = read_lessons(&options.pool.join("lessons.jsonl"), &index.note().pool, size)?;
-    let TuneOptions { hard, others, margin, valid, .. } = *options;
-    let mut spec = TuneSpec { hard, others, margin, valid, ..TuneSpec::new(&options.name, options.seed) };
+    let TuneOptions { hard, others, ranked_only, margin, valid, .. } = *options;
+    let mut spec = TuneSpec { hard, others, ranked_only, margin, valid, ..TuneSpec::new(&options.name, options.seed) };
     spec.training.rate = options.rate;
     spec.training.decay = options.decay;
     spec.training.score_temperature = options.temperature;

@@ -18,6 +18,7 @@ use super::index::{PromptIndex, assemble};
 use super::ledger::KeptScorer;
 use super::lexical::Lexical;
 use super::measure::mean_and_error;
+use super::plan::in_turn;
 use super::pool::{Demonstration, Pool};
 use super::score::{completions, is_first, worth};
 use crate::error::{Error, Result};
@@ -82,8 +83,7 @@ pub fn draw_candidates(pool: &Pool, count: usize, seed: u64) -> Vec<u32> {
     let mut tasks: Vec<Vec<u32>> = tasks.into_values().collect();
     rng.shuffle(&mut tasks);
     tasks.iter_mut().for_each(|all| rng.shuffle(all));
-    let rounds = 0..tasks.iter().map(Vec::len).max().unwrap_or(0);
-    rounds.flat_map(|round| tasks.iter().filter_map(move |all| all.get(round).copied())).take(count).collect()
+    in_turn(&tasks, count)
 }
 
 /// Some of `held`, drawn by a seed: one wording an example, and none that is a twin of a demonstration of the pool. `range` are places in

@@ -49,7 +49,7 @@ fn retrieval_is_by_inner_product_of_the_encoder() {
 fn a_plan_keeps_to_the_task_and_never_tries_a_twin() {
     let dir = tempfile::tempdir().unwrap();
     let index = made_pool(dir.path());
-    let spec = PlanSpec { inputs: 50, candidates: 5, share: 4, seed: 3 };
+    let spec = PlanSpec { inputs: 50, candidates: 5, elsewhere: 0, share: 4, seed: 3 };
     let made = plan(index.pool(), &spec).unwrap();
     assert_eq!((made.inputs(), made.pairs()), (50, 250));
     let of = |number: u32| &index.pool().demonstrations[number as usize];
@@ -68,7 +68,17 @@ fn a_plan_keeps_to_the_task_and_never_tries_a_twin() {
     assert_ne!(made, plan(index.pool(), &PlanSpec { seed: 4, ..spec.clone() }).unwrap());
     let error = plan(index.pool(), &PlanSpec { candidates: 500, ..spec.clone() }).unwrap_err().to_string();
     assert!(error.contains("500"), "{error}");
-    assert!(plan(index.pool(), &PlanSpec { share: 0, ..spec }).is_err());
+    assert!(plan(index.pool(), &PlanSpec { share: 0, ..spec.clone() }).is_err());
+
+    let wider = PlanSpec { elsewhere: 3, ..spec.clone() };
+    for trial in plan(index.pool(), &wider).unwrap().blocks.iter().flatten() {
+        let own = |&&candidate: &&u32| of(candidate).task == of(trial.input).task;
+        assert_eq!((trial.candidates.len(), trial.candidates.iter().filter(own).count()), (8, 5));
+    }
+    let error = plan(index.pool(), &PlanSpec { elsewhere: 500, ..spec.clone() }).unwrap_err().to_string();
+    assert!(error.contains("5 demonstrations besides an input and 500 elsewhere"), "{error}");
+    assert_eq!(plan(index.pool(), &PlanSpec { candidates: 0, elsewhere: 2, ..spec.clone() }).unwrap().pairs(), 100);
+    assert!(plan(index.pool(), &PlanSpec { candidates: 0, elsewhere: 1, ..spec }).is_err());
 }
 
 #[test]
@@ -77,7 +87,7 @@ fn a_cluster_that_is_left_out_is_in_no_pool_no_training_and_no_prompt() {
     let index = made_pool(dir.path());
     assert!(index.note().left_out.contains("paraphrase"));
     assert!(index.pool().demonstrations.iter().all(|d| d.cluster != "paraphrase"));
-    let (lessons, _) = lessons_of(&index, &PlanSpec { inputs: 40, candidates: 4, share: 4, seed: 1 });
+    let (lessons, _) = lessons_of(&index, &PlanSpec { inputs: 40, candidates: 4, elsewhere: 0, share: 4, seed: 1 });
     let numbers = lessons.iter().flat_map(|l| l.ranked.iter().map(|(number, _)| *number).chain([l.input]));
     assert!(numbers.map(|n| &index.pool().demonstrations[n as usize]).all(|d| d.cluster != "paraphrase"));
     // Inputs of the cluster are measured; inputs of one that the pool knows are refused.
@@ -109,7 +119,7 @@ fn a_cluster_that_is_left_out_is_in_no_pool_no_training_and_no_prompt() {
 fn lessons_rank_by_worth_and_a_second_run_asks_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let index = made_pool(dir.path());
-    let spec = PlanSpec { inputs: 24, candidates: 6, share: 3, seed: 1 };
+    let spec = PlanSpec { inputs: 24, candidates: 6, elsewhere: 0, share: 3, seed: 1 };
     let (lessons, report) = lessons_of(&index, &spec);
     assert_eq!((report.pairs, report.asked, report.inputs), (144, 144, 24));
     assert!(lessons.len() > 10 && lessons.iter().all(|l| l.ranked.is_sorted_by(|a, b| a.1 >= b.1)));
@@ -153,7 +163,7 @@ fn every_task_is_trained_on_where_there_are_enough_blocks() {
     let demonstrations = demonstrations.map(|(task, example)| demonstration(task, example)).collect();
     let pool = Pool { demonstrations, origin: Origin::default() };
     let tasks_of = |inputs, share, seed| {
-        let made = plan(&pool, &PlanSpec { inputs, candidates: 4, share, seed }).unwrap();
+        let made = plan(&pool, &PlanSpec { inputs, candidates: 4, elsewhere: 0, share, seed }).unwrap();
         assert_eq!(made.inputs(), inputs);
         let tasks = made.blocks.iter().map(|block| pool.demonstrations[block[0].input as usize].task.clone());
         (tasks.collect::<std::collections::BTreeSet<_>>(), made.blocks.len())
@@ -291,10 +301,15 @@ fn worth_of_first(index: &PromptIndex, lessons: &[Lesson]) -> f64 {
     lessons.iter().map(of).sum::<f64>() / lessons.len() as f64
 }
 
-/// A pool of four tasks whose inputs are one of four words and a number, and lessons by which a demonstration helps where its word is
-/// the partner of the input's.
-fn partners(dir: &std::path::Path) -> (PromptIndex, Vec<Lesson>) {
-    let word = |number: u32| number as usize % 4;
+/// Four words in turn: that of a demonstration of [`four_words`].
+fn word(number: u32) -> usize {
+    number as usize % 4
+}
+
+/// A pool of four tasks of 40, whose inputs are one of four words and a number; lessons with two candidates of each word, which are worth a
+/// lot where `helps` says so of the words of input and demonstration. `step` lies between the candidates: 1 stays in the task, 41 goes round
+/// all of them.
+fn four_words(dir: &std::path::Path, step: u32, helps: fn(usize, usize) -> bool) -> (PromptIndex, Vec<Lesson>) {
     let demonstration = |number: u32| Demonstration {
         template: format!("task{}_a", number / 40),
         task: format!("task{}", number / 40),
@@ -310,9 +325,9 @@ fn partners(dir: &std::path::Path) -> (PromptIndex, Vec<Lesson>) {
     write_static(&encoder);
     PromptIndex::create(&dir.join("pool"), &pool, &PoolSpec::default(), (&encoder, None), &Silent).unwrap();
     let lesson = |input: u32| {
-        // Two of each word, of the same task.
-        let candidates = (1..9).map(|step| input / 40 * 40 + (input + step) % 40);
-        let worth = |number: u32| if word(number) == word(input) ^ 1 { 0.9 } else { 0.1 };
+        let of_task = |number: u32| if step == 1 { input / 40 * 40 + number % 40 } else { number % 160 };
+        let candidates = (1..9).map(|place| of_task(input + place * step));
+        let worth = |number: u32| if helps(word(input), word(number)) { 0.9 } else { 0.1 };
         let mut ranked: Vec<(u32, f64)> = candidates.map(|number| (number, worth(number))).collect();
         ranked.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
         Lesson { input, ranked }
@@ -323,7 +338,7 @@ fn partners(dir: &std::path::Path) -> (PromptIndex, Vec<Lesson>) {
 #[test]
 fn tuned_heads_prefer_what_helped_and_a_seed_decides() {
     let dir = tempfile::tempdir().unwrap();
-    let (index, lessons) = partners(dir.path());
+    let (index, lessons) = four_words(dir.path(), 1, |input, number| number == input ^ 1);
     // The last task is in no training.
     let (lessons, held) = lessons.split_at(120);
     let mut spec = TuneSpec::new("tuned", 1);
@@ -345,6 +360,19 @@ fn tuned_heads_prefer_what_helped_and_a_seed_decides() {
         assert!(error.contains(message), "{error}");
     }
     assert!(tune(&index, &lessons[..1], &spec, &Silent).unwrap_err().to_string().contains("score more inputs"));
+}
+
+#[test]
+fn what_serves_every_task_is_learned_from_candidates_of_other_tasks() {
+    let dir = tempfile::tempdir().unwrap();
+    let (index, lessons) = four_words(dir.path(), 41, |_, number| number == 0);
+    let (lessons, held) = lessons.split_at(120);
+    let mut spec = TuneSpec { ranked_only: true, ..TuneSpec::new("tuned", 1) };
+    (spec.training.rate, spec.training.decay, spec.training.batch) = (3e-2, 0.0, 16);
+    tune(&index, lessons, &spec, &Silent).unwrap();
+    let tuned = PromptIndex::open(index.dir(), "tuned", None).unwrap();
+    let (before, after) = (worth_of_first(&index, held), worth_of_first(&tuned, held));
+    assert!(before < 0.5 && after > 0.85, "{before} {after}");
 }
 
 #[test]
@@ -370,7 +398,7 @@ fn pools_that_do_not_hold_together_are_refused() {
 fn heads_tuned_on_another_pool_and_what_is_left_of_it_are_refused() {
     let dir = tempfile::tempdir().unwrap();
     let index = made_pool(dir.path());
-    let (lessons, _) = lessons_of(&index, &PlanSpec { inputs: 60, candidates: 8, share: 3, seed: 1 });
+    let (lessons, _) = lessons_of(&index, &PlanSpec { inputs: 60, candidates: 8, elsewhere: 0, share: 3, seed: 1 });
     assert!(lessons.len() > 30);
     tune(&index, &lessons, &TuneSpec::new("tuned", 1), &Silent).unwrap();
     let note = index.dir().join("tuned.json");

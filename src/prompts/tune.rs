@@ -29,6 +29,8 @@ pub struct TuneSpec {
     pub hard: usize,
     /// Documents of other tasks drawn for a lesson (20 in the paper).
     pub others: usize,
+    /// Whether only the candidates of a lesson are compared for it, neither `others` nor those of other lessons.
+    pub ranked_only: bool,
     /// A candidate is better than another from so much on, as a share of the other's worth: lessons without two such are not used.
     pub margin: f64,
     /// Share of the lessons that is not learned from, but stopped by: at least this, and whole tasks. Inputs of a task share candidates, so
@@ -52,7 +54,7 @@ impl TuneSpec {
             seed,
             ..DenseTraining::default()
         };
-        TuneSpec { name: name.into(), hard: 4, others: 8, margin: 0.1, valid: 0.2, training }
+        TuneSpec { name: name.into(), hard: 4, others: 8, ranked_only: false, margin: 0.1, valid: 0.2, training }
     }
 }
 
@@ -82,12 +84,12 @@ pub fn tune(index: &PromptIndex, lessons: &[Lesson], spec: &TuneSpec, watch: &dy
     if !(spec.margin >= 0.0 && spec.margin.is_finite()) {
         return Err(Error::params("margin", format!("{}; give 0 or more", spec.margin)));
     }
-    let (train, valid) = split(lessons, index.pool(), spec);
+    let tasks = numbered(index.pool().demonstrations.iter().map(|d| d.task.as_str()));
+    let (train, valid) = split(lessons, index.pool(), &tasks, spec);
     let documents = read_vectors(index)?;
     let inputs: Vec<&str> =
         lessons.iter().map(|l| index.pool().demonstrations[l.input as usize].input.as_str()).collect();
     let queries = index.encoder().encode(&inputs)?;
-    let tasks = numbered(index.pool().demonstrations.iter().map(|d| d.task.as_str()));
     let set = Contrasts {
         queries: queries.view(),
         documents: documents.view(),
@@ -95,6 +97,7 @@ pub fn tune(index: &PromptIndex, lessons: &[Lesson], spec: &TuneSpec, watch: &dy
         train: &train,
         valid: &valid,
         others: spec.others,
+        ranked_only: spec.ranked_only,
     };
     let (query, document, curve) = train_contrast(&set, &spec.training, watch)?;
     build_tuned(index, documents.view(), query, document, spec, watch)?;
@@ -102,13 +105,14 @@ pub fn tune(index: &PromptIndex, lessons: &[Lesson], spec: &TuneSpec, watch: &dy
 }
 
 /// Contrasts of the lessons, numbered as these: to learn from, and to stop by.
-fn split(lessons: &[Lesson], pool: &Pool, spec: &TuneSpec) -> (Vec<Contrast>, Vec<Contrast>) {
+fn split(lessons: &[Lesson], pool: &Pool, tasks: &[u32], spec: &TuneSpec) -> (Vec<Contrast>, Vec<Contrast>) {
     let contrast = |(lesson, query): (&Lesson, u32)| {
         let (positive, best) = *lesson.ranked.first()?;
         // The worst first; never one that is about as good as the best.
         let worse = lesson.ranked.iter().rev().take_while(|(_, worth)| worth * (1.0 + spec.margin) < best);
         let hard: Vec<u32> = worse.take(spec.hard).map(|(number, _)| *number).collect();
-        (!hard.is_empty()).then_some((lesson.input, Contrast { query, positive, hard }))
+        let task = tasks[lesson.input as usize];
+        (!hard.is_empty()).then_some((lesson.input, Contrast { query, task, positive, hard }))
     };
     let contrasts: Vec<(u32, Contrast)> = lessons.iter().zip(0u32..).filter_map(contrast).collect();
     let task = |input: u32| pool.demonstrations[input as usize].task.as_str();
@@ -223,13 +227,13 @@ mod tests {
         let (pool, mut lessons) = made();
         for (seed, valid) in [(1, 0.2), (2, 0.3), (3, 0.9)] {
             let spec = TuneSpec { valid, ..TuneSpec::new("a", seed) };
-            let (train, held) = split(&lessons, &pool, &spec);
+            let (train, held) = split(&lessons, &pool, &[0; 22], &spec);
             let tasks = |rows: &[Contrast]| rows.iter().map(|row| row.query % 4).collect::<BTreeSet<_>>();
             assert!(tasks(&train).is_disjoint(&tasks(&held)) && !train.is_empty());
             assert_eq!((train.len() + held.len(), held.len()), (20, ((valid * 4.0).ceil() as usize).min(3) * 5));
         }
         lessons.retain(|lesson| lesson.input % 4 == 0);
-        let (train, held) = split(&lessons, &pool, &TuneSpec { valid: 0.5, ..TuneSpec::new("a", 1) });
+        let (train, held) = split(&lessons, &pool, &[0; 22], &TuneSpec { valid: 0.5, ..TuneSpec::new("a", 1) });
         assert!(train.len() + held.len() == 5 && !train.is_empty() && !held.is_empty(), "one task is cut by inputs");
     }
 
@@ -239,7 +243,7 @@ mod tests {
         lessons[0].ranked = vec![(20, 0.5), (21, 0.48)];
         lessons[1].ranked = vec![(20, 0.5), (21, 0.48), (19, 0.1)];
         let count = |margin| {
-            let (train, held) = split(&lessons, &pool, &TuneSpec { margin, ..TuneSpec::new("a", 1) });
+            let (train, held) = split(&lessons, &pool, &[0; 22], &TuneSpec { margin, ..TuneSpec::new("a", 1) });
             let hard = train.iter().chain(&held).find(|row| row.query == 1).map(|row| row.hard.clone());
             (train.len() + held.len(), hard.unwrap_or_default())
         };

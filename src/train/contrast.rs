@@ -3,6 +3,10 @@
 //! Loss: InfoNCE of `<g(q), f(d)> / tau` over the query's positive, its own hard negatives, documents of other tasks drawn at
 //! random, and all columns of the other queries of the batch (UPRISE, 2303.08518). A column of a row's own task that was not
 //! ranked for it says nothing about it and is left out.
+//!
+//! With [`Contrasts::ranked_only`] nothing but what was ranked for a query is a column of it. Columns of other queries tell tasks
+//! apart, which serves a query of a known task; but a document that served many queries is then a negative of all others, and that
+//! some documents serve nearly everyone cannot be learned.
 
 use ndarray::{Array2, ArrayView2};
 
@@ -23,6 +27,8 @@ use crate::types::Metric;
 pub struct Contrast {
     /// Row of the query.
     pub query: u32,
+    /// Its task.
+    pub task: u32,
     /// Row of the document that served it best.
     pub positive: u32,
     /// Rows of documents that served it worst.
@@ -38,12 +44,14 @@ pub struct Contrasts<'a> {
     pub documents: ArrayView2<'a, f32>,
     /// The task of each document.
     pub tasks: &'a [u32],
-    /// To learn from. The positive's task is that of the query.
+    /// To learn from.
     pub train: &'a [Contrast],
     /// To stop by.
     pub valid: &'a [Contrast],
     /// Documents of other tasks drawn for each query of a batch.
     pub others: usize,
+    /// Whether only what was ranked for a query is compared for it; `others` does not count then.
+    pub ranked_only: bool,
 }
 
 /// What an epoch came to; epoch 0 is the start.
@@ -166,13 +174,13 @@ impl Columns {
             out.columns.extend(&row.hard);
             ends.push(out.columns.len());
             // What is drawn from the own task is masked below, as if it had not been drawn.
-            out.columns.extend((0..set.others).map(|_| rng.below(set.documents.nrows() as u64) as u32));
+            let others = if set.ranked_only { 0 } else { set.others };
+            out.columns.extend((0..others).map(|_| rng.below(set.documents.nrows() as u64) as u32));
         }
         for (at, row) in rows.iter().enumerate() {
-            let task = set.tasks[row.positive as usize];
             let ranked = out.own[at]..ends[at];
-            let strange =
-                |&column: &usize| !ranked.contains(&column) && set.tasks[out.columns[column] as usize] == task;
+            let own_task = |column: usize| set.tasks[out.columns[column] as usize] == row.task;
+            let strange = |&column: &usize| !ranked.contains(&column) && (set.ranked_only || own_task(column));
             out.masked.extend((0..out.columns.len()).filter(strange).map(|column| (at, column)));
         }
         out
@@ -231,7 +239,7 @@ mod tests {
         let (queries, documents) = (unit(4, 5, 1), unit(12, 5, 2));
         let tasks: Vec<u32> = (0..12).map(|d| d / 4).collect();
         let train: Vec<Contrast> = (0..4)
-            .map(|q| Contrast { query: q, positive: q % 3 * 4, hard: vec![q % 3 * 4 + 1, q % 3 * 4 + 2] })
+            .map(|q| Contrast { query: q, task: q % 3, positive: q % 3 * 4, hard: vec![q % 3 * 4 + 1, q % 3 * 4 + 2] })
             .collect();
         let set = Contrasts {
             queries: queries.view(),
@@ -240,6 +248,7 @@ mod tests {
             train: &train,
             valid: &train,
             others: 2,
+            ranked_only: false,
         };
         let batch = Columns::new(&train.iter().collect::<Vec<_>>(), &set, &mut Rng::new(3));
         let start = |seed| TrainedHead::new(&head::start(unit(5, 5, seed), None, true, &mut Rng::new(1)), 0.1, 0.0);
@@ -266,8 +275,11 @@ mod tests {
     fn columns_of_the_own_task_count_only_where_they_were_ranked() {
         let (queries, documents) = (unit(2, 5, 1), unit(6, 5, 2));
         let tasks = [0, 0, 0, 1, 1, 1];
-        let train =
-            [Contrast { query: 0, positive: 0, hard: vec![1] }, Contrast { query: 1, positive: 3, hard: vec![4] }];
+        let train = [
+            Contrast { query: 0, task: 0, positive: 0, hard: vec![1] },
+            // What served it is of the other's task.
+            Contrast { query: 1, task: 1, positive: 2, hard: vec![4] },
+        ];
         let set = Contrasts {
             queries: queries.view(),
             documents: documents.view(),
@@ -275,6 +287,7 @@ mod tests {
             train: &train,
             valid: &train,
             others: 3,
+            ranked_only: false,
         };
         let batch = Columns::new(&train.iter().collect::<Vec<_>>(), &set, &mut Rng::new(3));
         assert_eq!((batch.columns.len(), batch.own.clone()), (10, vec![0, 5]));
@@ -285,6 +298,9 @@ mod tests {
                 assert_eq!(batch.masked.contains(&(row, column)), own_task && !ranked, "{row} {column}");
             }
         }
+        let ranked = Contrasts { ranked_only: true, ..set };
+        let batch = Columns::new(&[&train[0], &train[1]], &ranked, &mut Rng::new(3));
+        assert_eq!((batch.columns, batch.masked), (vec![0, 1, 2, 4], vec![(0, 2), (0, 3), (1, 0), (1, 1)]));
     }
 
     /// What serves a query lies beside its mirror image: heads must learn a map that the identity does not have.
@@ -297,8 +313,14 @@ mod tests {
             documents.row_mut(4 * i + 1).assign(&query);
         }
         let tasks: Vec<u32> = (0..480).map(|d| d / 48).collect();
-        let all: Vec<Contrast> =
-            (0..120).map(|q| Contrast { query: q, positive: 4 * q, hard: vec![4 * q + 1, 4 * q + 2] }).collect();
+        let all: Vec<Contrast> = (0..120)
+            .map(|q| Contrast {
+                query: q,
+                task: tasks[4 * q as usize],
+                positive: 4 * q,
+                hard: vec![4 * q + 1, 4 * q + 2],
+            })
+            .collect();
         let set = Contrasts {
             queries: queries.view(),
             documents: documents.view(),
@@ -306,6 +328,7 @@ mod tests {
             train: &all[..100],
             valid: &all[100..],
             others: 4,
+            ranked_only: false,
         };
         let spec = DenseTraining { rate: 3e-2, score_temperature: 0.3, ..settings() };
         let run = |seed| train_contrast(&set, &DenseTraining { seed, ..spec.clone() }, &Silent).unwrap();
@@ -322,7 +345,7 @@ mod tests {
     #[test]
     fn bad_sets_are_refused() {
         let (queries, documents) = (unit(2, 5, 1), unit(6, 5, 2));
-        let row = Contrast { query: 0, positive: 0, hard: vec![9] };
+        let row = Contrast { query: 0, task: 0, positive: 0, hard: vec![9] };
         let set = Contrasts {
             queries: queries.view(),
             documents: documents.view(),
@@ -330,6 +353,7 @@ mod tests {
             train: &[row],
             valid: &[],
             others: 1,
+            ranked_only: false,
         };
         let refused = |set: &Contrasts<'_>, text: &str| {
             let error = train_contrast(set, &settings(), &Silent).unwrap_err().to_string();
