@@ -58,19 +58,14 @@ fn main() -> Result<()> {
     let questions = questions(&testdata.join("products/products.tsv"));
     let (known, held_out) = questions.split_at(questions.len() - 300);
 
-    // A source: task, question, answer; and the cluster that each task belongs to. A second task keeps the first from being all.
+    // A source: template, question, answer; and the cluster that the task belongs to.
     let mut source = String::from("template\tprompt\tcompletion\n");
-    for (at, (question, answer)) in known.iter().take(2_000).enumerate() {
-        let length = if question.len() > 60 { "long" } else { "short" };
-        let line = match at % 4 {
-            0 => writeln!(source, "length\tIs this long? {question}\t{length}"),
-            _ => writeln!(source, "maker\t{question}\t{answer}"),
-        };
-        line.expect("a string takes all");
+    for (question, answer) in known.iter().take(2_000) {
+        writeln!(source, "maker\t{question}\t{answer}").expect("a string takes all");
     }
     let (source_file, cluster_file) = (dir.join("source.tsv"), dir.join("clusters.tsv"));
     std::fs::write(&source_file, source).map_err(Error::io(&source_file))?;
-    std::fs::write(&cluster_file, "maker\tknowledge\nlength\tform\n").map_err(Error::io(&cluster_file))?;
+    std::fs::write(&cluster_file, "maker\tknowledge\n").map_err(Error::io(&cluster_file))?;
 
     let spec = PoolSpec::default();
     let pool = Pool::from_tsv(&source_file, &Clusters::read(&cluster_file)?, &spec)?;
@@ -78,7 +73,7 @@ fn main() -> Result<()> {
     PromptIndex::create(&folder, &pool, &spec, (&testdata.join("encoder"), None), &Silent)?;
     let untuned = PromptIndex::open(&folder, "untuned", None)?;
 
-    let trials = plan(untuned.pool(), &PlanSpec { inputs: 400, candidates: 12, elsewhere: 0, share: 4, seed: 1 })?;
+    let trials = plan(untuned.pool(), &PlanSpec { inputs: 1_600, candidates: 24, elsewhere: 0, share: 4, seed: 1 })?;
     let (mut model, mut ledger) = (Parrot, Ledger::open(&dir.join("scores.jsonl"))?);
     let (lessons, report) = score(untuned.pool(), &trials, &mut KeptScorer::new(&mut model, &mut ledger), &Silent)?;
     let [best, mean, worst] = report.best_mean_worst;
