@@ -97,7 +97,7 @@ struct ScoreOptions {
     /// Candidates of each, of its own task
     #[arg(long, value_name = "N", default_value_t = 12)]
     candidates: usize,
-    /// Candidates of other tasks besides: what serves inputs of tasks that the pool does not know is learned from these
+    /// Candidates of other tasks besides, for `tune --unseen`
     #[arg(long, value_name = "N", default_value_t = 0)]
     elsewhere: usize,
     /// Inputs of a task that share their candidates, at most
@@ -117,30 +117,32 @@ struct TuneOptions {
     /// Name of the index that is made
     #[arg(long, default_value = "tuned")]
     name: String,
-    /// Hard negatives of an input: its worst candidates
-    #[arg(long, value_name = "N", default_value_t = 4)]
-    hard: usize,
-    /// Demonstrations of other tasks drawn for an input
-    #[arg(long, value_name = "N", default_value_t = 8)]
-    others: usize,
-    /// Compare only what was scored for an input, neither --others nor candidates of other inputs: for candidates of other tasks
+    /// For inputs of tasks that the pool has no demonstrations of: learn which demonstrations serve inputs of any other task, from what was
+    /// scored with --elsewhere. The defaults of other options change with it
     #[arg(long)]
-    ranked_only: bool,
-    /// How much better the best candidate of an input must be than one that counts as bad, as a share of its worth
-    #[arg(long, value_name = "SHARE", default_value_t = 0.1)]
-    margin: f64,
+    unseen: bool,
+    /// Hard negatives of an input: its worst candidates [default: 4, unseen 12]
+    #[arg(long, value_name = "N")]
+    hard: Option<usize>,
+    /// Demonstrations of other tasks drawn for an input [default: 8, unseen none]
+    #[arg(long, value_name = "N", conflicts_with = "unseen")]
+    others: Option<usize>,
+    /// How much better the best candidate of an input must be than one that counts as bad, as a share of its worth [default: 0.1, unseen
+    /// 0.3]
+    #[arg(long, value_name = "SHARE")]
+    margin: Option<f64>,
     /// Share of what was scored that is stopped by, in whole tasks
     #[arg(long, value_name = "SHARE", default_value_t = 0.2)]
     valid: f64,
-    /// Learning rate
-    #[arg(long, default_value_t = 3e-4)]
-    rate: f32,
+    /// Learning rate [default: 3e-4, unseen 3e-2]
+    #[arg(long)]
+    rate: Option<f32>,
     /// Decay of the heads, towards no change
-    #[arg(long, default_value_t = 1.0)]
+    #[arg(long, default_value_t = 1.0, conflicts_with = "unseen")]
     decay: f32,
-    /// Scores are divided by it
-    #[arg(long, default_value_t = 0.05)]
-    temperature: f32,
+    /// Scores are divided by it [default: 0.05, unseen 0.2]
+    #[arg(long)]
+    temperature: Option<f32>,
     /// Passes over what was scored, at most
     #[arg(long, value_name = "N", default_value_t = 30)]
     epochs: usize,
@@ -326,11 +328,14 @@ fn run_tune(options: &TuneOptions) -> Result<()> {
     let index = PromptIndex::open(&options.pool, "untuned", None)?;
     let size = index.pool().demonstrations.len();
     let lessons = read_lessons(&options.pool.join("lessons.jsonl"), &index.note().pool, size)?;
-    let TuneOptions { hard, others, ranked_only, margin, valid, .. } = *options;
-    let mut spec = TuneSpec { hard, others, ranked_only, margin, valid, ..TuneSpec::new(&options.name, options.seed) };
-    spec.training.rate = options.rate;
+    let defaults = if options.unseen { TuneSpec::unseen } else { TuneSpec::new };
+    let mut spec = TuneSpec { valid: options.valid, ..defaults(options.name.clone(), options.seed) };
+    spec.hard = options.hard.unwrap_or(spec.hard);
+    spec.others = options.others.unwrap_or(spec.others);
+    spec.margin = options.margin.unwrap_or(spec.margin);
+    spec.training.rate = options.rate.unwrap_or(spec.training.rate);
     spec.training.decay = options.decay;
-    spec.training.score_temperature = options.temperature;
+    spec.training.score_temperature = options.temperature.unwrap_or(spec.training.score_temperature);
     spec.training.epochs = options.epochs;
     let report = tune(&index, &lessons, &spec, &Lines::default())?;
     say(&json!(report).to_string())

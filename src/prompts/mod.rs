@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! examples of tasks --> pool of demonstrations --> encoder --> index              (Pool, PromptIndex)
-//! inputs of training --> score candidates of the same task by a language model    (plan, Scorer, Ledger, score)
+//! inputs of training --> score candidates by a language model                     (plan, Scorer, Ledger, score)
 //!                    --> best: positive, worst: hard negatives --> heads           (tune)
 //! a new input --> three best by inner product, worst first --> prompt              (PromptIndex::retrieve, assemble)
 //! ```
@@ -13,6 +13,9 @@
 //! Tasks are grouped into clusters ([`Clusters`]). A cluster that is left out of a pool is in no training and no prompt: what is
 //! measured on it is how well the retriever serves tasks that it never saw: prompts as they would be used ([`measure()`]), or one
 //! demonstration at a time, where every method chooses among the same ([`Table`]), which tells methods apart at fewer answers.
+//!
+//! Heads are tuned in one of two ways: for inputs of tasks that the pool has demonstrations of ([`TuneSpec::new`], the paper's), or for those of
+//! any other task ([`TuneSpec::unseen`]): from candidates of other tasks, a direction along which demonstrations serve nearly every input.
 //!
 //! Deliberately absent: the paper's filter that drops tasks on which the model is at chance; trained encoders (heads are trained
 //! on a frozen one).
@@ -43,7 +46,7 @@ pub use process::ProcessScorer;
 pub use score::{Lesson, ScoreReport, is_first, merge_lessons, read_lessons, score, worth, write_lessons};
 pub use scorer::{Likelihood, Scorer};
 pub use table::{Chooser, Table, TableReport, draw_candidates, draw_inputs};
-pub use tune::{TuneReport, TuneSpec, tune};
+pub use tune::{Compared, TuneReport, TuneSpec, tune};
 
 #[cfg(test)]
 pub(crate) mod testing;

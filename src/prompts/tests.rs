@@ -367,12 +367,14 @@ fn what_serves_every_task_is_learned_from_candidates_of_other_tasks() {
     let dir = tempfile::tempdir().unwrap();
     let (index, lessons) = four_words(dir.path(), 41, |_, number| number == 0);
     let (lessons, held) = lessons.split_at(120);
-    let mut spec = TuneSpec { ranked_only: true, ..TuneSpec::new("tuned", 1) };
-    (spec.training.rate, spec.training.decay, spec.training.batch) = (3e-2, 0.0, 16);
+    let spec = TuneSpec::unseen("tuned", 1);
     tune(&index, lessons, &spec, &Silent).unwrap();
     let tuned = PromptIndex::open(index.dir(), "tuned", None).unwrap();
     let (before, after) = (worth_of_first(&index, held), worth_of_first(&tuned, held));
     assert!(before < 0.5 && after > 0.85, "{before} {after}");
+    let own_task: Vec<Lesson> = four_words(&dir.path().join("own"), 1, |_, number| number == 0).1;
+    let error = tune(&index, &own_task, &spec, &Silent).unwrap_err().to_string();
+    assert!(error.contains("--elsewhere"), "{error}");
 }
 
 #[test]

@@ -15,10 +15,22 @@ use crate::heads::{Head, Heads};
 use crate::index::Manifest;
 use crate::sample::Rng;
 use crate::train::{
-    CODE_ROWS, Contrast, ContrastEpoch, Contrasts, DenseTraining, QuantizerSpec, Watch, train_contrast, train_quantizer,
+    CODE_ROWS, Contrast, ContrastEpoch, Contrasts, DenseTraining, Learned, QuantizerSpec, Watch, train_contrast,
+    train_quantizer,
 };
 use crate::types::Metric;
 use crate::vfs::RealVfs;
+
+/// What is compared for a lesson.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Compared {
+    /// Its candidates, [`TuneSpec::others`], and the candidates of other lessons (the paper): tells tasks apart.
+    Everything,
+    /// Its candidates.
+    Candidates,
+    /// Those of its candidates that are of other tasks: what an input of an unknown task has to choose among.
+    Elsewhere,
+}
 
 /// How heads are tuned.
 #[derive(Debug, Clone)]
@@ -29,8 +41,10 @@ pub struct TuneSpec {
     pub hard: usize,
     /// Documents of other tasks drawn for a lesson (20 in the paper).
     pub others: usize,
-    /// Whether only the candidates of a lesson are compared for it, neither `others` nor those of other lessons.
-    pub ranked_only: bool,
+    /// What is compared for a lesson.
+    pub compared: Compared,
+    /// What is learned.
+    pub learned: Learned,
     /// A candidate is better than another from so much on, as a share of the other's worth: lessons without two such are not used.
     pub margin: f64,
     /// Share of the lessons that is not learned from, but stopped by: at least this, and whole tasks. Inputs of a task share candidates, so
@@ -41,7 +55,7 @@ pub struct TuneSpec {
 }
 
 impl TuneSpec {
-    /// The defaults, under a name.
+    /// The defaults, under a name: the paper's, for inputs of tasks that the pool has demonstrations of.
     pub fn new(name: impl Into<String>, seed: u64) -> TuneSpec {
         let training = DenseTraining {
             metric: Metric::Cosine,
@@ -54,7 +68,26 @@ impl TuneSpec {
             seed,
             ..DenseTraining::default()
         };
-        TuneSpec { name: name.into(), hard: 4, others: 8, ranked_only: false, margin: 0.1, valid: 0.2, training }
+        TuneSpec {
+            name: name.into(),
+            hard: 4,
+            others: 8,
+            compared: Compared::Everything,
+            learned: Learned::Maps,
+            margin: 0.1,
+            valid: 0.2,
+            training,
+        }
+    }
+
+    /// The defaults for inputs of tasks that the pool has no demonstrations of: learns which demonstrations serve inputs of any other
+    /// task, from candidates of other tasks ([`super::PlanSpec::elsewhere`]).
+    pub fn unseen(name: impl Into<String>, seed: u64) -> TuneSpec {
+        let mut spec = TuneSpec::new(name, seed);
+        (spec.compared, spec.learned) = (Compared::Elsewhere, Learned::Direction);
+        (spec.hard, spec.margin) = (12, 0.3);
+        (spec.training.score_temperature, spec.training.rate) = (0.2, 3e-2);
+        spec
     }
 }
 
@@ -85,6 +118,13 @@ pub fn tune(index: &PromptIndex, lessons: &[Lesson], spec: &TuneSpec, watch: &dy
         return Err(Error::params("margin", format!("{}; give 0 or more", spec.margin)));
     }
     let tasks = numbered(index.pool().demonstrations.iter().map(|d| d.task.as_str()));
+    let elsewhere = |lesson: &Lesson| {
+        let own = tasks[lesson.input as usize];
+        lesson.ranked.iter().filter(|(number, _)| tasks[*number as usize] != own).count() > 1
+    };
+    if spec.compared == Compared::Elsewhere && !lessons.iter().any(elsewhere) {
+        return Err(Error::params("lessons", "none has candidates of other tasks; score with some (--elsewhere 12)"));
+    }
     let (train, valid) = split(lessons, index.pool(), &tasks, spec);
     let documents = read_vectors(index)?;
     let inputs: Vec<&str> =
@@ -97,7 +137,8 @@ pub fn tune(index: &PromptIndex, lessons: &[Lesson], spec: &TuneSpec, watch: &dy
         train: &train,
         valid: &valid,
         others: spec.others,
-        ranked_only: spec.ranked_only,
+        ranked_only: spec.compared != Compared::Everything,
+        learned: spec.learned,
     };
     let (query, document, curve) = train_contrast(&set, &spec.training, watch)?;
     build_tuned(index, documents.view(), query, document, spec, watch)?;
@@ -107,11 +148,14 @@ pub fn tune(index: &PromptIndex, lessons: &[Lesson], spec: &TuneSpec, watch: &dy
 /// Contrasts of the lessons, numbered as these: to learn from, and to stop by.
 fn split(lessons: &[Lesson], pool: &Pool, tasks: &[u32], spec: &TuneSpec) -> (Vec<Contrast>, Vec<Contrast>) {
     let contrast = |(lesson, query): (&Lesson, u32)| {
-        let (positive, best) = *lesson.ranked.first()?;
-        // The worst first; never one that is about as good as the best.
-        let worse = lesson.ranked.iter().rev().take_while(|(_, worth)| worth * (1.0 + spec.margin) < best);
-        let hard: Vec<u32> = worse.take(spec.hard).map(|(number, _)| *number).collect();
         let task = tasks[lesson.input as usize];
+        let counts =
+            |&&(number, _): &&(u32, f64)| spec.compared != Compared::Elsewhere || tasks[number as usize] != task;
+        let ranked: Vec<&(u32, f64)> = lesson.ranked.iter().filter(counts).collect();
+        let (positive, best) = **ranked.first()?;
+        // The worst first; never one that is about as good as the best.
+        let worse = ranked.iter().rev().take_while(|(_, worth)| worth * (1.0 + spec.margin) < best);
+        let hard: Vec<u32> = worse.take(spec.hard).map(|(number, _)| *number).collect();
         (!hard.is_empty()).then_some((lesson.input, Contrast { query, task, positive, hard }))
     };
     let contrasts: Vec<(u32, Contrast)> = lessons.iter().zip(0u32..).filter_map(contrast).collect();

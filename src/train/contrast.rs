@@ -6,7 +6,8 @@
 //!
 //! With [`Contrasts::ranked_only`] nothing but what was ranked for a query is a column of it. Columns of other queries tell tasks
 //! apart, which serves a query of a known task; but a document that served many queries is then a negative of all others, and that
-//! some documents serve nearly everyone cannot be learned.
+//! some documents serve nearly everyone cannot be learned. [`Learned::Direction`] learns just that: `<q + b, d>` holds `<b, d>`, which is
+//! the same for every query. It has as many values as a vector, where maps have its square, and nothing in it that knows tasks by heart.
 
 use ndarray::{Array2, ArrayView2};
 
@@ -52,6 +53,17 @@ pub struct Contrasts<'a> {
     pub others: usize,
     /// Whether only what was ranked for a query is compared for it; `others` does not count then.
     pub ranked_only: bool,
+    /// What is learned.
+    pub learned: Learned,
+}
+
+/// What [`train_contrast`] learns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Learned {
+    /// A map of queries and one of documents.
+    Maps,
+    /// A direction that is added to all queries.
+    Direction,
 }
 
 /// What an epoch came to; epoch 0 is the start.
@@ -67,7 +79,8 @@ pub struct ContrastEpoch {
 
 /// The heads of the epoch with the lowest validation loss, for queries and documents, and all epochs.
 ///
-/// `settings` decide as in [`super::train_dense`], but for `dim`, `negatives` and `sampling`, which do not apply.
+/// `settings` decide as in [`super::train_dense`], but for `dim`, `negatives` and `sampling`, which do not apply; neither do `hidden` and
+/// `decay` to a direction.
 ///
 /// # Errors
 /// `InvalidParams` for settings, or where nothing is to be learned or stopped by; `Mismatch` for sizes that do not fit; `Diverged`.
@@ -78,12 +91,16 @@ pub fn train_contrast(
 ) -> Result<(Head, Head, Vec<ContrastEpoch>)> {
     check(set, settings)?;
     let mut rng = Rng::stream(settings.seed, 0xc0_27a5);
-    let mut start = || {
-        let linear = Array2::eye(set.queries.ncols());
-        let head = head::start(linear, settings.hidden, settings.metric == Metric::Cosine, &mut rng);
+    let (dim, normalise) = (set.queries.ncols(), settings.metric == Metric::Cosine);
+    let mut map = || {
+        let head = head::start(Array2::eye(dim), settings.hidden, normalise, &mut rng);
         TrainedHead::new(&head, settings.rate, settings.decay)
     };
-    let mut pair = Pair { query: start(), document: start() };
+    let direction = |rate| TrainedHead::direction(dim, normalise, rate);
+    let mut pair = match set.learned {
+        Learned::Maps => Pair { query: map(), document: map() },
+        Learned::Direction => Pair { query: direction(Some(settings.rate)), document: direction(None) },
+    };
     let total = (set.train.len().div_ceil(settings.batch) * settings.epochs) as u64;
     let warmup = ((total as f32 * settings.warmup) as u64).max(1);
     let schedule = Schedule { warmup, total, clip: settings.clip };
@@ -249,6 +266,7 @@ mod tests {
             valid: &train,
             others: 2,
             ranked_only: false,
+            learned: Learned::Maps,
         };
         let batch = Columns::new(&train.iter().collect::<Vec<_>>(), &set, &mut Rng::new(3));
         let start = |seed| TrainedHead::new(&head::start(unit(5, 5, seed), None, true, &mut Rng::new(1)), 0.1, 0.0);
@@ -288,6 +306,7 @@ mod tests {
             valid: &train,
             others: 3,
             ranked_only: false,
+            learned: Learned::Maps,
         };
         let batch = Columns::new(&train.iter().collect::<Vec<_>>(), &set, &mut Rng::new(3));
         assert_eq!((batch.columns.len(), batch.own.clone()), (10, vec![0, 5]));
@@ -329,6 +348,7 @@ mod tests {
             valid: &all[100..],
             others: 4,
             ranked_only: false,
+            learned: Learned::Maps,
         };
         let spec = DenseTraining { rate: 3e-2, score_temperature: 0.3, ..settings() };
         let run = |seed| train_contrast(&set, &DenseTraining { seed, ..spec.clone() }, &Silent).unwrap();
@@ -354,6 +374,7 @@ mod tests {
             valid: &[],
             others: 1,
             ranked_only: false,
+            learned: Learned::Maps,
         };
         let refused = |set: &Contrasts<'_>, text: &str| {
             let error = train_contrast(set, &settings(), &Silent).unwrap_err().to_string();

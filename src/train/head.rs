@@ -52,6 +52,19 @@ impl TrainedHead {
         TrainedHead { linear, residual, normalise: head.normalise }
     }
 
+    /// A map that changes nothing and is not trained. With a rate it has one hidden unit that is on for every input: its output is a
+    /// direction that is added to all of them, and is learned at that rate.
+    pub(super) fn direction(dim: usize, normalise: bool, rate: Option<f32>) -> TrainedHead {
+        let mut head = TrainedHead::new(&Head::identity(dim, normalise), 0.0, 0.0);
+        let fixed = |value| Parameter::new(value, 0.0);
+        head.residual = rate.map(|rate| TrainedResidual {
+            inner: fixed(Array2::zeros((1, dim))),
+            bias: fixed(Array2::ones((1, 1))),
+            outer: Parameter::new(Array2::zeros((dim, 1)), rate),
+        });
+        head
+    }
+
     /// The head as it is now.
     pub(super) fn head(&self) -> Head {
         let residual = self.residual.as_ref().map(|r| Residual {

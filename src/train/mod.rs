@@ -45,7 +45,7 @@ mod views;
 pub use codes::{CodeTraining, Epoch, HeadChoice, Method, TrainedCodes, train_codes};
 #[cfg(feature = "text")]
 pub use codes::{CodesAndText, check_codes_and_text, train_codes_and_text};
-pub use contrast::{Contrast, ContrastEpoch, Contrasts, train_contrast};
+pub use contrast::{Contrast, ContrastEpoch, Contrasts, Learned, train_contrast};
 pub use dense::{DenseTraining, TrainedHeads, train_dense, train_query_head};
 pub use examples::{Example, Examples};
 pub use kmeans::{FLAT_LISTS, Iterations, distortion, kmeans};
