@@ -131,7 +131,7 @@ async function showWelcome() {
     $('summary'),
     h('div', { class: 'welcome' },
       h('h2', {}, 'What would you like to find?'),
-      h('p', { class: 'quiet' }, `${info.known_queries ?? texts.length} queries are known by name. Try one:`),
+      h('p', { class: 'quiet' }, info.text_encoder ? 'Any words will do. Try one:' : `${info.known_queries ?? texts.length} queries are known by name. Try one:`),
       h('ul', { class: 'chips' }, texts.map(offer))),
   );
 }
